@@ -1,0 +1,508 @@
+/* The patch map: pictures with what was kept and dropped, drawn on canvas from the value that
+ * ui/patchmap.py makes. One instance a component; no build step, no library. */
+(() => {
+  "use strict";
+
+  const VIEWS = [
+    ["kept", "Kept", "Kept patches in colour, dropped ones grey and hatched"],
+    ["scores", "Scores", "How high the method scored each patch"],
+    ["order", "Order", "Which patch the method would pick first, second, …"],
+    ["picture", "Picture", "The picture alone"],
+  ];
+
+  const make = (tag, className, text) => {
+    const node = document.createElement(tag);
+    if (className) node.className = className;
+    if (text !== undefined) node.textContent = text;
+    return node;
+  };
+
+  const ordinal = (n) => {
+    const tail = n % 100 > 10 && n % 100 < 14 ? "th" : ["th", "st", "nd", "rd"][n % 10] || "th";
+    return n + tail;
+  };
+
+  const number = (x) => (Math.abs(x) >= 1000 || (x !== 0 && Math.abs(x) < 0.001) ? x.toExponential(2) : String(+x.toPrecision(3)));
+
+  /* Python's round(): halves go to the even neighbour, so that both sides count alike. */
+  const roundEven = (x) => {
+    const low = Math.floor(x);
+    if (x - low !== 0.5) return Math.round(x);
+    return low % 2 === 0 ? low : low + 1;
+  };
+
+  const tokensFor = (percent, total, images) => Math.max(images, roundEven((percent / 100) * total));
+
+  class Palette {
+    constructor(stops) {
+      this.stops = stops.map((c) => [1, 3, 5].map((i) => parseInt(c.slice(i, i + 2), 16)));
+      this.css = `linear-gradient(to right, ${stops.join(", ")})`;
+    }
+
+    at(share, opacity) {
+      const place = Math.min(Math.max(share, 0), 1) * (this.stops.length - 1);
+      const low = Math.min(Math.floor(place), this.stops.length - 2);
+      const mixed = this.stops[low].map((c, i) => Math.round(c + (this.stops[low + 1][i] - c) * (place - low)));
+      return `rgba(${mixed.join(",")},${opacity})`;
+    }
+  }
+
+  class PatchMap {
+    constructor(element, props, watch) {
+      this.props = props;
+      this.palette = new Palette(props.palette);
+      this.view = "kept";
+      this.preview = null;
+      this.cursor = null;
+      this.pinned = false;
+      this.pictures = [];
+      this.build(element.querySelector(".vt-map"));
+      watch("value", () => this.show());
+      new ResizeObserver(() => this.draw()).observe(this.grid);
+      this.show();
+    }
+
+    /* ---- the parts on the page ---- */
+
+    build(host) {
+      this.host = host;
+      const bar = make("div", "vt-map-bar");
+      const views = make("div", "vt-views");
+      views.setAttribute("role", "radiogroup");
+      views.setAttribute("aria-label", "What the map shows");
+      const group = `view-${Math.random().toString(36).slice(2)}`;
+      this.radios = {};
+      for (const [name, label, title] of VIEWS) {
+        const wrap = make("label", "vt-view");
+        const input = make("input");
+        input.type = "radio";
+        input.name = group;
+        input.value = name;
+        input.addEventListener("change", () => this.choose(name));
+        wrap.append(input, make("span", "", label));
+        wrap.dataset.title = wrap.title = title;
+        this.radios[name] = input;
+        views.append(wrap);
+      }
+      this.stages = make("select", "vt-stage");
+      this.stages.setAttribute("aria-label", "After which selection");
+      this.stages.addEventListener("change", () => this.draw());
+      bar.append(views, this.stages);
+      this.grid = make("div", "vt-map-grid");
+      this.legend = make("div", "vt-legend");
+      this.readout = make("p", "vt-readout");
+      this.readout.setAttribute("aria-live", "polite");
+      host.replaceChildren(bar, this.grid, this.legend, this.readout);
+    }
+
+    /* A new value: keep pictures that are already there, so that nothing flickers. */
+    show() {
+      const value = (this.value = this.props.value);
+      this.preview = null;
+      this.cursor = null;
+      this.pinned = false;
+      if (!value || !value.images.length) {
+        this.grid.replaceChildren(make("p", "vt-empty", "Add a picture, ask a question, press Run."));
+        this.figures = [];
+        this.pictures = [];
+        this.host.classList.add("is-empty");
+        return;
+      }
+      this.host.classList.remove("is-empty");
+      this.host.dataset.images = Math.min(value.images.length, 4);
+      const sources = value.images.map((image) => image.file.url).join("\n");
+      if (sources !== this.sources || !this.figures.length) {
+        this.sources = sources;
+        this.figures = value.images.map((image, index) => this.figure(image, index));
+        this.grid.replaceChildren(...this.figures.map((figure) => figure.root));
+      }
+      this.place();
+      const stages = value.stages.map((stage, index) => new Option(stage.label, index));
+      this.stages.replaceChildren(...stages);
+      this.stages.value = String(stages.length - 1);
+      this.stages.hidden = stages.length < 2;
+      this.draw();
+    }
+
+    figure(image, index) {
+      const root = make("figure", "vt-figure");
+      const canvas = make("canvas", "vt-canvas");
+      canvas.tabIndex = 0;
+      canvas.dataset.image = index;
+      canvas.setAttribute("role", "img");
+      canvas.style.aspectRatio = `${image.width} / ${image.height}`;
+      root.style.setProperty("--ratio", image.width / image.height);
+      const caption = make("figcaption");
+      root.append(canvas, caption);
+      const picture = new Image();
+      picture.onload = () => this.draw();
+      picture.onerror = () => (caption.textContent = `${image.name} could not be shown.`);
+      picture.src = image.file.url;
+      canvas.addEventListener("pointermove", (event) => this.hover(index, event));
+      canvas.addEventListener("pointerleave", () => this.pinned || this.point(null));
+      canvas.addEventListener("click", (event) => this.pin(index, event));
+      canvas.addEventListener("keydown", (event) => this.key(index, event));
+      return { root, canvas, caption, picture };
+    }
+
+    /* Patches of each image, each with its box in shares of the picture and its neighbours. */
+    place() {
+      this.pictures = this.value.images.map(() => []);
+      this.patches = [];
+      for (const segment of this.value.segments) {
+        const { rows, cols, boxes, start, image } = segment;
+        for (let i = 0; i < rows * cols; i++) {
+          const row = Math.floor(i / cols);
+          const col = i % cols;
+          const near = (r, c) => (r < 0 || c < 0 || r >= rows || c >= cols ? -1 : start + r * cols + c);
+          const patch = {
+            id: start + i, image, row, col,
+            box: boxes.slice(4 * i, 4 * i + 4),
+            around: [near(row - 1, col), near(row, col + 1), near(row + 1, col), near(row, col - 1)],
+          };
+          this.patches[patch.id] = patch;
+          this.pictures[image].push(patch);
+        }
+      }
+    }
+
+    /* ---- what is known of each patch ---- */
+
+    stage() {
+      return this.value.stages[Number(this.stages.value)];
+    }
+
+    /* The set that is shown: of the chosen stage, or the first `preview` of its order. */
+    kept() {
+      const stage = this.stage();
+      if (!stage) return new Set(this.patches.map((patch) => patch.id));
+      return new Set(this.preview === null ? stage.keep : stage.order.slice(0, this.preview));
+    }
+
+    ranks() {
+      const stage = this.stage();
+      const ranks = new Map();
+      if (stage && stage.order) stage.order.forEach((id, rank) => ranks.set(id, rank));
+      return ranks;
+    }
+
+    available(name) {
+      const stage = this.stage();
+      if (name === "scores") return Boolean(stage && stage.scores && stage.scores.some((s) => s !== null));
+      if (name === "order") return Boolean(stage && stage.order && stage.order.length > 1);
+      return true;
+    }
+
+    /* ---- the budget slider: nested methods are replayed here, without asking the server ---- */
+
+    budget(percent, request) {
+      const value = this.value;
+      if (!value || !value.stages.length) return "";
+      const stage = value.stages[0];
+      const count = tokensFor(percent, value.total, value.images.length);
+      const whole = stage.order && stage.order.length === value.total;
+      const can = request === JSON.stringify(value.request) && value.nested && whole && value.stages.length === 1 && stage.layer === null;
+      this.preview = can && count !== stage.keep.length ? count : null;
+      this.draw();
+      if (this.preview !== null) return "The map shows this budget. Run gives its answer.";
+      return can ? "" : "Run shows this budget.";
+    }
+
+    /* ---- drawing ---- */
+
+    choose(name) {
+      this.view = name;
+      this.draw();
+    }
+
+    draw() {
+      if (!this.figures || !this.figures.length) return;
+      for (const [name] of VIEWS) {
+        const possible = this.available(name);
+        this.radios[name].disabled = !possible;
+        const label = this.radios[name].parentElement;
+        label.title = possible ? label.dataset.title : `This method gives no ${name === "order" ? "order" : "scores"}.`;
+      }
+      this.shown = this.available(this.view) ? this.view : "kept";
+      this.radios[this.shown].checked = true;
+      this.keptNow = this.kept();
+      this.rank = this.ranks();
+      this.limits = this.range();
+      this.figures.forEach((figure, index) => this.paint(figure, index));
+      this.explain();
+    }
+
+    range() {
+      const stage = this.stage();
+      if (this.shown === "order") return [0, Math.max(1, stage.order.length - 1)];
+      if (this.shown !== "scores") return null;
+      const scores = stage.scores.filter((score) => score !== null);
+      return [Math.min(...scores), Math.max(...scores)];
+    }
+
+    /* Share of the palette for a patch in the heat views, or null. */
+    heat(id) {
+      const [low, high] = this.limits;
+      if (this.shown === "order") return this.rank.has(id) ? 1 - this.rank.get(id) / high : null;
+      const score = this.stage().scores[id];
+      if (score === null) return null;
+      return high > low ? (score - low) / (high - low) : 0.5;
+    }
+
+    absorbed(id) {
+      const stage = this.stage();
+      return Boolean(stage && stage.into && stage.into[id] >= 0 && !this.keptNow.has(id) && this.preview === null);
+    }
+
+    paint({ canvas, caption, picture }, index) {
+      const image = this.value.images[index];
+      const own = this.pictures[index];
+      const count = own.filter((patch) => this.keptNow.has(patch.id)).length;
+      const text = this.value.stages.length ? `${count} of ${own.length} patches kept` : `${own.length} patches`;
+      caption.replaceChildren(make("span", "vt-name", image.name), make("span", "", text));
+      canvas.setAttribute("aria-label", `${image.name}: ${text}. Arrow keys move from patch to patch, Enter pins.`);
+      if (!picture.complete || !picture.naturalWidth || !canvas.clientWidth) return;
+      const scale = Math.min(window.devicePixelRatio || 1, 2);
+      const width = Math.round(canvas.clientWidth * scale);
+      const height = Math.round((canvas.clientWidth * scale * image.height) / image.width);
+      if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+      const ctx = canvas.getContext("2d");
+      const rect = (patch) => {
+        const [x0, y0, x1, y1] = patch.box;
+        const left = Math.round(x0 * width);
+        const top = Math.round(y0 * height);
+        return [left, top, Math.round(x1 * width) - left, Math.round(y1 * height) - top];
+      };
+      const inside = (patches, work) => {
+        ctx.save();
+        ctx.beginPath();
+        for (const patch of patches) ctx.rect(...rect(patch));
+        ctx.clip();
+        work();
+        ctx.restore();
+      };
+      const whole = () => ctx.drawImage(picture, 0, 0, width, height);
+      whole();
+      if (this.shown !== "picture") {
+        const veil = (opacity) => {
+          ctx.fillStyle = `rgba(${this.props.veil.join(",")},${opacity})`;
+          ctx.fillRect(0, 0, width, height);
+        };
+        const grey = () => {
+          whole();
+          ctx.globalCompositeOperation = "saturation";
+          ctx.fillStyle = "#808080";
+          ctx.fillRect(0, 0, width, height);
+          ctx.globalCompositeOperation = "source-over";
+        };
+        const hatched = () => {
+          grey();
+          veil(this.props.look.dropped);
+          this.hatch(ctx, width, height);
+        };
+        const look = this.props.look;
+        grey();
+        veil(look.unseen);
+        if (this.limits) {
+          inside(own, grey);
+          inside(own.filter((patch) => this.heat(patch.id) === null), hatched);
+          for (const patch of own) {
+            const share = this.heat(patch.id);
+            if (share === null) continue;
+            ctx.fillStyle = this.palette.at(share, look.heat);
+            ctx.fillRect(...rect(patch));
+          }
+        } else {
+          inside(own.filter((patch) => !this.keptNow.has(patch.id)), hatched);
+          inside(own.filter((patch) => this.absorbed(patch.id)), () => (grey(), veil(look.merged)));
+          inside(own.filter((patch) => this.keptNow.has(patch.id)), whole);
+        }
+        this.outline(ctx, own, rect, Math.max(1, Math.round(width / 350)));
+      }
+      this.evidence(ctx, index, width, height);
+      this.mark(ctx, index, rect, scale);
+    }
+
+    hatch(ctx, width, height) {
+      const step = Math.max(6, Math.round(Math.max(width, height) / 80));
+      ctx.strokeStyle = `rgba(255,255,255,${this.props.look.hatch})`;
+      ctx.lineWidth = Math.max(1, Math.floor(step / 6));
+      ctx.beginPath();
+      for (let x = 0; x < width + height; x += step) {
+        ctx.moveTo(x, 0);
+        ctx.lineTo(x - height, height);
+      }
+      ctx.stroke();
+    }
+
+    /* A white line on a dark one around every group of kept patches. */
+    outline(ctx, own, rect, thin) {
+      if (!this.value.stages.length) return;
+      ctx.beginPath();
+      for (const patch of own) {
+        const [x, y, w, h] = rect(patch);
+        if (!this.keptNow.has(patch.id) || !w || !h) continue;
+        const sides = [[x, y, x + w, y], [x + w, y, x + w, y + h], [x, y + h, x + w, y + h], [x, y, x, y + h]];
+        sides.forEach(([x0, y0, x1, y1], side) => {
+          if (this.keptNow.has(patch.around[side])) return;
+          ctx.moveTo(x0, y0);
+          ctx.lineTo(x1, y1);
+        });
+      }
+      for (const [style, width] of [["#11141c", 3 * thin], ["#ffffff", thin]]) {
+        ctx.strokeStyle = style;
+        ctx.lineWidth = width;
+        ctx.stroke();
+      }
+    }
+
+    evidence(ctx, index, width, height) {
+      for (const [image, x0, y0, x1, y1] of this.value.evidence) {
+        if (image !== index) continue;
+        const box = [x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height];
+        ctx.lineWidth = 2 * Math.max(1, Math.round(width / 500));
+        ctx.setLineDash([]);
+        ctx.strokeStyle = "#11141c";
+        ctx.strokeRect(...box);
+        ctx.setLineDash([3 * ctx.lineWidth, 3 * ctx.lineWidth]);
+        ctx.strokeStyle = "#ffd166";
+        ctx.strokeRect(...box);
+        ctx.setLineDash([]);
+      }
+    }
+
+    /* The patch under the cursor and, where tokens were merged, all that went into the same one. */
+    mark(ctx, index, rect, scale) {
+      if (this.cursor === null) return;
+      const stage = this.stage();
+      const target = stage && stage.into ? stage.into[this.cursor] : -1;
+      for (const patch of this.pictures[index]) {
+        const same = target >= 0 && stage.into[patch.id] === target;
+        if (patch.id !== this.cursor && !same) continue;
+        const [x, y, w, h] = rect(patch);
+        const strong = patch.id === this.cursor;
+        ctx.strokeStyle = "#000000";
+        ctx.lineWidth = (strong ? 5 : 3) * scale;
+        ctx.strokeRect(x, y, w, h);
+        ctx.strokeStyle = strong ? "#ff9f1c" : "#ffffff";
+        ctx.lineWidth = (strong ? 2.5 : 1) * scale;
+        ctx.strokeRect(x, y, w, h);
+      }
+    }
+
+    explain() {
+      const key = (className, text) => {
+        const item = make("span", "vt-key");
+        item.append(make("i", className), make("span", "", text));
+        return item;
+      };
+      const items = [];
+      const ran = this.value.stages.length > 0;
+      const own = this.patches;
+      if (this.limits && this.shown === "scores") {
+        const [low, high] = this.limits;
+        items.push(this.bar(number(low), number((low + high) / 2), number(high), "score, the higher the sooner kept"));
+      } else if (this.limits) {
+        items.push(this.bar("last", "", "first", "order of choice"));
+      } else if (this.shown === "kept" && ran) {
+        items.push(key("vt-key-kept", "kept"));
+        if (own.some((patch) => this.absorbed(patch.id))) items.push(key("vt-key-merged", "blended into a kept one"));
+        if (own.some((patch) => !this.keptNow.has(patch.id) && !this.absorbed(patch.id))) items.push(key("vt-key-dropped", "dropped"));
+      }
+      if (this.limits) items.push(key("vt-key-line", "outlined: kept"));
+      if (this.value.evidence.length) items.push(key("vt-key-evidence", "what decides the answer"));
+      this.legend.replaceChildren(...items);
+      this.tell();
+    }
+
+    bar(low, middle, high, text) {
+      const wrap = make("span", "vt-key");
+      const scale = make("span", "vt-scale");
+      const colours = make("span", "vt-colours");
+      colours.style.background = this.palette.css;
+      const ends = make("span", "vt-ends");
+      ends.append(make("span", "", low), make("span", "", middle), make("span", "", high));
+      scale.append(colours, ends);
+      wrap.append(scale, make("span", "", text));
+      return wrap;
+    }
+
+    /* ---- pointing at a patch ---- */
+
+    at(index, event) {
+      const { canvas } = this.figures[index];
+      const frame = canvas.getBoundingClientRect();
+      const x = (event.clientX - frame.left) / frame.width;
+      const y = (event.clientY - frame.top) / frame.height;
+      const found = this.pictures[index].find(({ box }) => x >= box[0] && x < box[2] && y >= box[1] && y < box[3]);
+      return found ? found.id : null;
+    }
+
+    hover(index, event) {
+      if (!this.pinned) this.point(this.at(index, event));
+    }
+
+    pin(index, event) {
+      const id = this.at(index, event);
+      this.pinned = id !== null && !(this.pinned && id === this.cursor);
+      this.point(id);
+    }
+
+    key(index, event) {
+      const steps = { ArrowUp: 0, ArrowRight: 1, ArrowDown: 2, ArrowLeft: 3 };
+      if (event.key in steps) {
+        const own = this.pictures[index];
+        const current = own.find((patch) => patch.id === this.cursor);
+        const next = current ? current.around[steps[event.key]] : own[0] && own[0].id;
+        if (next !== undefined && next >= 0) this.point(next);
+      } else if (event.key === "Enter" || event.key === " ") {
+        this.pinned = this.cursor !== null && !this.pinned;
+      } else if (event.key === "Escape") {
+        this.pinned = false;
+        this.point(null);
+      } else {
+        return;
+      }
+      event.preventDefault();
+      this.tell();
+    }
+
+    point(id) {
+      if (id === this.cursor) return this.tell();
+      this.cursor = id;
+      this.figures.forEach((figure, index) => this.paint(figure, index));
+      this.tell();
+    }
+
+    tell() {
+      if (this.cursor === null) {
+        this.readout.textContent = this.value.stages.length ? "Point at a patch to read its number, score and rank." : "";
+        return;
+      }
+      const stage = this.stage();
+      const { id, row, col } = this.patches[this.cursor];
+      const parts = [`Patch ${id}`, `row ${row + 1}, column ${col + 1}`];
+      if (stage) {
+        parts.push(this.keptNow.has(id) ? "kept" : this.absorbed(id) ? `blended into patch ${stage.into[id]}` : this.fate(id));
+        const score = stage.scores && stage.scores[id];
+        if (score !== null && score !== undefined) parts.push(`score ${number(score)}`);
+        if (this.rank.has(id)) parts.push(`${ordinal(this.rank.get(id) + 1)} of ${stage.order.length} in order of choice`);
+      }
+      this.readout.textContent = parts.join(" · ") + (this.pinned ? " · pinned" : "");
+    }
+
+    fate(id) {
+      if (this.value.stages.length < 2) return "dropped";
+      const where = this.value.stages.find((stage) => !stage.keep.includes(id));
+      return where ? `dropped ${where.label}` : "dropped";
+    }
+  }
+
+  window.vtprune = Object.assign(window.vtprune || {}, {
+    maps: {},
+    tokensFor,
+    patchmap(element, props, watch) {
+      window.vtprune.maps[props.name] = new PatchMap(element, props, watch);
+    },
+  });
+})();

@@ -1,0 +1,261 @@
+"""Events: what a person did -> what the parts of the page show next."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+
+from ui import panels, patchmap, screen, uploads
+from vtprune import methods
+from vtprune.engine import Engine
+from vtprune.examples import Asked, Example
+from vtprune.types import Done, Encoded, Run, Selected, Timing, Token
+
+PAUSE = 0.1
+"""Seconds between two updates of the streaming text."""
+
+Update = dict[Any, Any]
+
+
+@dataclass
+class Parts:
+    """The components that events read or write, by name."""
+
+    known: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.known[name]
+
+    def all(self) -> list[Any]:
+        """Every component, as the outputs of an event."""
+        return list(self.known.values())
+
+    def update(self, values: dict[str, Any]) -> Update:
+        """{name: value} as Gradio wants it."""
+        return {self.known[name]: value for name, value in values.items()}
+
+
+class Handlers:
+    """The events of one page, for one engine. What belongs to a visitor is kept by session."""
+
+    def __init__(self, engine: Engine, examples: Sequence[Example], bundled: bool) -> None:
+        self.engine, self.bundled = engine, bundled
+        self.examples = {example.name: example for example in examples}
+        self.parts = Parts()
+        self._running: dict[str, list[threading.Event]] = {}
+        self._known = {
+            (*(uploads.digest(path) for path in example.pictures), asked.text): asked
+            for example in examples
+            for asked in example.questions
+        }
+        self._ours = {uploads.digest(path) for example in examples for path in example.pictures}
+
+    # ---- choosing what to ask ----
+
+    def opening(self) -> dict[str, Any]:
+        """What the page shows when it opens: the first recorded example, or an invitation."""
+        if self.examples:
+            return self.example(next(iter(self.examples)))
+        empty = screen.of_pictures([])
+        first = "atp" if "atp" in methods.list_methods() else next(iter(methods.list_methods()))
+        return {
+            **empty,
+            "strip": screen.strip([]),
+            "gallery": [],
+            "shown": (),
+            "question": "",
+            "chips": screen.chips(screen.SUGGESTIONS),
+            "method": first,
+            "card": self.card(first),
+            "options": screen.fields(first),
+            "keep": 25,
+            "budget": self.budget([], 25),
+            "note": "",
+            "status": panels.status("Add a picture, ask a question, press Run."),
+        }
+
+    def example(self, name: str) -> dict[str, Any]:
+        """The page on one recorded example."""
+        example = self.examples[name]
+        values = screen.of_example(example)
+        return {
+            **values,
+            "strip": screen.strip(list(self.examples.values()), name),
+            "shown": tuple(uploads.digest(path) for path in example.pictures),
+            "card": self.card(values["method"]),
+            "budget": self.budget(values["gallery"], values["keep"]),
+        }
+
+    def pick_example(self, event: gr.EventData) -> Update:
+        """An example was clicked."""
+        return self.parts.update(self.example(event.id))
+
+    def pick_question(self, event: gr.EventData) -> str:
+        """A suggested question was clicked."""
+        return event.id
+
+    def pick_method(self, name: str) -> Update:
+        """Another method was chosen."""
+        return self.parts.update({"card": self.card(name), "options": screen.fields(name)})
+
+    def pictures(self, gallery: Any, shown: tuple[str, ...], percent: float) -> Update:
+        """Pictures were added or taken away: show them, and name those that cannot be used."""
+        given = uploads.paths(gallery)
+        files, problems = uploads.check(given, self.engine.backbone.max_images)
+        for problem in problems:
+            gr.Warning(problem)
+        now = tuple(uploads.digest(path) for path in files)
+        values: dict[str, Any] = {"gallery": files} if files != given else {}
+        if now != shown:
+            own = bool(set(now) - self._ours)
+            values |= {
+                **screen.of_pictures(files),
+                "shown": now,
+                "strip": screen.strip(list(self.examples.values())),
+                "budget": self.budget(files, percent),
+                "note": panels.drawn_only() if own and self.bundled else "",
+                "status": panels.status("Ask a question and press Run." if files else "Add a picture."),
+            }
+            if own:
+                values["chips"] = screen.chips(screen.SUGGESTIONS)
+        if problems:
+            values["status"] = panels.status(" ".join(problems), error=True)
+        return self.parts.update(values) if values else gr.skip()
+
+    def card(self, name: str) -> str:
+        """A method's description, and why this model cannot run it if so."""
+        return panels.method(methods.list_methods()[name], methods.card(name), self.engine.supports(name))
+
+    def budget(self, files: Sequence[str], percent: float) -> dict[str, Any]:
+        """What the line under the slider is made of: how many visual tokens these pictures become."""
+        total = None
+        if files:
+            try:
+                pictures = [uploads.open_image(path) for path in files]
+                total = len(self.engine.backbone.prepare(pictures, "?").visual)
+            except ValueError:
+                total = None  # the sentence comes when it is run
+        return {"total": total, "images": len(files), "keep": percent}
+
+    # ---- running ----
+
+    def run(
+        self,
+        gallery: Any,
+        question: str,
+        method: str,
+        percent: float,
+        options: list[dict[str, Any]],
+        longest: float,
+        request: gr.Request,
+    ) -> Iterator[Update]:
+        """Answer; a generator of what to show next. Whatever goes wrong is one sentence."""
+        stop = threading.Event()
+        mine = self._running.setdefault(str(request.session_hash), [])
+        mine.append(stop)
+        try:
+            files, problems = uploads.check(uploads.paths(gallery), self.engine.backbone.max_images)
+            for problem in problems:
+                gr.Warning(problem)
+            yield self.parts.update(
+                {
+                    "run": gr.update(interactive=False),
+                    "stop": gr.update(interactive=True),
+                    "status": panels.status("Starting …", busy=True),
+                    **({"gallery": files} if problems else {}),
+                }
+            )
+            if not files:
+                raise ValueError(" ".join(problems) or "add a picture first.")
+            params = screen.params(options)
+            stream = self.engine.stream(
+                files, question or "", method, percent / 100, round(longest or 0), params, stop=stop
+            )
+            try:
+                yield from self._follow(stream, files, [question.strip(), method, params])
+            finally:
+                stop.set()  # the page was left or Stop was pressed
+                stream.close()  # type: ignore[attr-defined]
+        except ValueError as error:
+            yield self._over(panels.status(f"Not run: {error}", error=True))
+        except Exception as error:
+            traceback.print_exc()
+            reason = (str(error).strip().splitlines() or [""])[0]
+            text = f"Something went wrong while running this ({type(error).__name__}: {reason}); try again."
+            yield self._over(panels.status(text, error=True))
+        finally:
+            stop.set()
+            mine.remove(stop)
+
+    def _follow(self, stream: Iterator[Any], files: Sequence[str], asked: list[Any]) -> Iterator[Update]:
+        """The events of a run as updates: pictures once, then text about ten times a second."""
+        pictures: list[dict[str, Any]] = []
+        text = {"full": "", "pruned": ""}
+        nested = methods.list_methods()[asked[1]].nested
+        told = 0.0
+        encoded: Encoded | None = None
+        stages = []
+        for event in stream:
+            if isinstance(event, Encoded):
+                encoded = event
+                pictures = [uploads.preview(path)[0] for path in files]
+                yield self.parts.update(
+                    {
+                        "look": "",
+                        "answers": panels.streaming("", ""),
+                        "status": panels.status("Answering …", busy=True),
+                    }
+                )
+            elif isinstance(event, Selected) and encoded:
+                stages.append(event.stage)
+            elif isinstance(event, Token) and encoded:
+                if stages is not None:
+                    shown = patchmap.value(
+                        pictures, encoded.images, encoded.segments, stages, nested=nested, request=asked
+                    )
+                    yield self.parts.update({"map": shown})
+                    stages = None
+                text[event.side] += event.token.text
+                if time.monotonic() - told > PAUSE:
+                    told = time.monotonic()
+                    yield self.parts.update({"answers": panels.streaming(text["full"], text["pruned"])})
+            elif isinstance(event, Timing):
+                words = f"Measuring, {event.done} of {event.total} …"
+                share = event.done / event.total
+                yield self.parts.update({"status": panels.status(words, share, busy=True)})
+            elif isinstance(event, Done):
+                yield self._done(event.run, files, pictures)
+                return
+        yield self._over(panels.status("Stopped."))
+
+    def _done(self, run: Run, files: Sequence[str], pictures: list[dict[str, Any]]) -> Update:
+        asked = self._asked(files, run.question)
+        return {
+            **self.parts.update(screen.of_run(run, pictures, asked)),
+            **self._over(panels.status(f"Done: {run.comparison.summary}.")),
+        }
+
+    def _asked(self, files: Sequence[str], question: str) -> Asked | None:
+        """The question, if it is about a drawn scene whose answer is known."""
+        return self._known.get((*(uploads.digest(path) for path in files), question))
+
+    def _over(self, status: str) -> Update:
+        return self.parts.update(
+            {"status": status, "run": gr.update(interactive=True), "stop": gr.update(interactive=False)}
+        )
+
+    def stop(self, request: gr.Request) -> Update:
+        """Stop was pressed."""
+        self.leave(request)
+        return self._over(panels.status("Stopped."))
+
+    def leave(self, request: gr.Request) -> None:
+        """The page was closed: its runs end."""
+        for stop in list(self._running.get(str(request.session_hash), ())):
+            stop.set()

@@ -1,0 +1,121 @@
+"""What is where on the page, and which event calls which handler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import gradio as gr
+
+from ui import panels
+from ui.handlers import Handlers
+from ui.patchmap import patch_map
+from ui.web import panel, widget
+from vtprune import examples, methods
+from vtprune.engine import Engine
+from vtprune.examples import Example
+
+DAY = 24 * 60 * 60
+
+
+def build(
+    engine: Engine, bundled: bool = True, recorded: Sequence[Example] | None = None
+) -> gr.Blocks:
+    """The page for an engine. bundled: whether its model is the one that knows drawn scenes only."""
+    handlers = Handlers(engine, examples.load() if recorded is None else recorded, bundled)
+    opening = handlers.opening()
+    with gr.Blocks(
+        title="vtprune", analytics_enabled=False, delete_cache=(60 * 60, DAY), fill_width=True
+    ) as page:
+        _place(handlers, opening, engine)
+        _connect(handlers, page)
+    return page
+
+
+def _place(handlers: Handlers, opening: dict, engine: Engine) -> None:
+    part = handlers.parts.known
+    infos = methods.list_methods()
+    device = f"{engine.backbone.device} · {str(engine.backbone.dtype).removeprefix('torch.')}"
+    panel(panels.header(engine.name, device), "theme")
+    part["strip"] = widget("choices", "vt-choices", opening["strip"], elem_classes="vt-strip")
+    part["shown"] = gr.State(opening["shown"])
+    with gr.Row(elem_classes="vt-main"):
+        with gr.Column(elem_classes="vt-card", elem_id="vt-ask"):
+            panel("<h2>Ask</h2>")
+            part["gallery"] = gr.Gallery(
+                opening["gallery"],
+                label="Pictures, 1 to 4",
+                type="filepath",
+                interactive=True,
+                columns=4,
+                height=132,
+                object_fit="contain",
+                buttons=[],
+                elem_id="vt-gallery",
+            )
+            part["question"] = gr.Textbox(
+                opening["question"], label="Question", lines=2, max_lines=4, max_length=2000
+            )
+            part["chips"] = widget("choices", "vt-choices", opening["chips"], elem_classes="vt-chips")
+            part["method"] = gr.Dropdown(
+                [(info.title, name) for name, info in infos.items()],
+                value=opening["method"],
+                label="Pruning method",
+                filterable=False,
+            )
+            part["card"] = panel(opening["card"])
+            with gr.Accordion("Options", open=False):
+                part["options"] = widget("options", "vt-options", opening["options"])
+                part["longest"] = gr.Slider(4, 256, 32, step=4, label="Longest answer, in tokens")
+            part["keep"] = gr.Slider(1, 100, opening["keep"], step=1, label="Keep, in percent")
+            part["budget"] = widget("budget", "vt-budget", opening["budget"])
+            with gr.Row():
+                part["run"] = gr.Button("Run", variant="primary", scale=3, min_width=60, elem_id="vt-run")
+                part["stop"] = gr.Button("Stop", interactive=False, scale=2, min_width=60, elem_id="vt-stop")
+            part["status"] = panel(opening["status"])
+        with gr.Column(elem_classes="vt-card", elem_id="vt-see"):
+            panel("<h2>What was kept</h2>")
+            part["note"] = panel(opening["note"])
+            part["look"] = panel(opening["look"])
+            part["map"] = patch_map(opening["map"])
+        with gr.Column(elem_classes="vt-card", elem_id="vt-read"):
+            panel("<h2>Answers</h2>")
+            part["answers"] = panel(opening["answers"])
+    with gr.Column(elem_classes="vt-card"):
+        panel("<h2>Cost</h2>")
+        with gr.Row(elem_classes="vt-costs"):
+            part["chart"] = gr.Plot(opening["chart"], show_label=False, container=False)
+            part["numbers"] = panel(opening["numbers"])
+
+
+def _connect(handlers: Handlers, page: gr.Blocks) -> None:
+    part = handlers.parts
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    everything = part.all()
+    part["strip"].select(handlers.pick_example, outputs=everything, **quiet)
+    part["chips"].select(handlers.pick_question, outputs=part["question"], **quiet)
+    part["method"].input(
+        handlers.pick_method, part["method"], [part["card"], part["options"]], **quiet
+    )
+    part["gallery"].change(
+        handlers.pictures, [part["gallery"], part["shown"], part["keep"]], everything, **quiet
+    )
+    part["keep"].input(
+        None,
+        [part["keep"], part["question"], part["method"], part["options"]],
+        js="(...inputs) => vtprune.slide(...inputs)",
+        **quiet,
+    )
+    asked = [part[name] for name in ("gallery", "question", "method", "keep", "options", "longest")]
+    running = gr.on(
+        [part["run"].click, part["question"].submit],
+        handlers.run,
+        asked,
+        everything,
+        concurrency_id="model",
+        concurrency_limit=1,
+        trigger_mode="once",
+        **quiet,
+    )
+    gr.on([part["run"].click, part["question"].submit], None, js="() => vtprune.started()", **quiet)
+    part["stop"].click(handlers.stop, outputs=everything, cancels=[running], queue=False, **quiet)
+    page.unload(handlers.leave)

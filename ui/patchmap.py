@@ -1,0 +1,94 @@
+"""The patch map: one component that draws pictures with what was kept of them.
+
+Its value is plain data, made here; assets/web/patchmap.js draws it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from ui.web import widget
+from vtprune import export
+from vtprune.types import ImageInfo, Segment, Stage
+
+PLACES = {"vision": "after the vision encoder", "projected": "after the projector"}
+
+
+def patch_map(value: dict[str, Any], name: str = "main", **more: Any) -> gr.HTML:
+    """The component. name: how other scripts of the page reach it (`vtprune.maps[name]`)."""
+    look = {"palette": list(export.PALETTE), "look": export.LOOK, "veil": list(export.VEIL)}
+    return widget("patchmap", "vt-map", value, name=name, **look, **more)
+
+
+def value(
+    files: Sequence[dict[str, Any]],
+    infos: Sequence[ImageInfo],
+    segments: Sequence[Segment] = (),
+    stages: Sequence[Stage] = (),
+    *,
+    nested: bool = False,
+    request: Sequence[Any] = (),
+    evidence: Sequence[tuple[int, Sequence[float]]] = (),
+) -> dict[str, Any]:
+    """What the component draws.
+
+    files: the pictures as Gradio serves them. infos: name and size of the uploads. nested: a prefix of the
+    order is the selection for its length, so the browser may replay other budgets. request: [question,
+    method, parameters], the inputs that the stages belong to. evidence: (image, box in fractions).
+    """
+    total = sum(segment.length for segment in segments)
+    return {
+        "images": [
+            {"file": file, "name": info.name, "width": info.width, "height": info.height}
+            for file, info in zip(files, infos, strict=True)
+        ],
+        "segments": [_segment(segment, infos[segment.image]) for segment in segments],
+        "stages": [_stage(stage, total) for stage in stages],
+        "total": total,
+        "nested": nested,
+        "request": list(request),
+        "evidence": [[image, *box] for image, box in evidence],
+    }
+
+
+EMPTY = value((), ())
+
+
+def _segment(segment: Segment, info: ImageInfo) -> dict[str, Any]:
+    sides = segment.boxes.new_tensor([info.width, info.height] * 2)
+    boxes = (segment.boxes.double() / sides).flatten().tolist()
+    return {
+        "image": segment.image,
+        "start": segment.start,
+        "rows": segment.grid[0],
+        "cols": segment.grid[1],
+        "boxes": [round(edge, 5) for edge in boxes],
+    }
+
+
+def _stage(stage: Stage, total: int) -> dict[str, Any]:
+    scores: list[float | None] | None = None
+    if stage.scored:
+        scores = [None] * total
+        for token, score in zip(stage.scored, stage.scores, strict=True):
+            scores[token] = score
+    return {
+        "label": PLACES.get(stage.name, f"before LLM layer {stage.layer}"),
+        "layer": stage.layer,
+        "keep": stage.keep,
+        "order": stage.order,
+        "scores": scores,
+        "into": _absorbers(stage, total) if stage.merge_rows else None,
+    }
+
+
+def _absorbers(stage: Stage, total: int) -> list[int]:
+    """For each token the kept one that took most of it, or -1."""
+    into, most = [-1] * total, [0.0] * total
+    for row, token, weight in zip(stage.merge_rows, stage.merge_cols, stage.merge_weights, strict=True):
+        if row < len(stage.keep) and weight > most[token]:
+            into[token], most[token] = stage.keep[row], weight
+    return into

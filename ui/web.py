@@ -1,0 +1,46 @@
+"""The page's own style and script, served from this machine."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import gradio as gr
+
+from vtprune.assets import assets_dir
+
+SCRIPTS = ("patchmap.js", "app.js")
+
+
+@cache
+def style() -> str:
+    """The text of the style sheet."""
+    return (assets_dir() / "web" / "app.css").read_text("utf-8")
+
+
+@cache
+def script() -> str:
+    """A script element with everything the components call; the browser takes it once."""
+    code = "\n".join((assets_dir() / "web" / name).read_text("utf-8") for name in SCRIPTS)
+    return f"<script>{code}</script>"
+
+
+def widget(function: str, host: str, value: Any, **more: Any) -> gr.HTML:
+    """A component that is drawn in the browser by `vtprune.<function>` into an element of class `host`.
+
+    The template never contains the value: Gradio runs templates as code, and values come from uploads.
+    """
+    return gr.HTML(
+        value,
+        html_template=f'<div class="{host}"></div>',
+        js_on_load=f"vtprune.{function}(element, props, watch, trigger)",
+        head=script(),
+        apply_default_css=False,
+        **more,
+    )
+
+
+def panel(value: str, function: str = "", **more: Any) -> gr.HTML:
+    """A component that shows HTML made on the server, and calls `vtprune.<function>` on it once."""
+    call = {"js_on_load": f"vtprune.{function}(element)", "head": script()} if function else {"js_on_load": None}
+    return gr.HTML(value, apply_default_css=False, **call, **more)

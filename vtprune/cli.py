@@ -1,0 +1,234 @@
+"""The command line: ``vtprune run``, ``methods``, ``app``, ``scenes``, ``evaluate``, ``bench``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+EXAMPLES = """\
+examples:
+  vtprune run photo.png -q "How many cats are there?" --method atp --keep 0.25
+  vtprune run a.png b.png -q "What changed?" --method divprune --keep 64 --json run.json --png run.png
+  vtprune methods                # every method in one table
+  vtprune methods atp            # what one does, its formula and its paper
+  vtprune app                    # the same, to look at and play with, in the browser
+  vtprune scenes sample --seed 7 -o scene.png
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; returns the exit status. A request that cannot be served is one line on stderr."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.command(arguments)
+    except (ValueError, OSError) as error:
+        print(f"vtprune: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def keep(text: str) -> float | int:
+    """A budget as typed: "64" is a count, "0.25", "1.0" and "25%" are fractions."""
+    try:
+        if text.endswith("%"):
+            return float(text[:-1]) / 100
+        return int(text) if text.isdigit() else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a budget: give a fraction such as 0.25 or a number of tokens such as 64"
+        ) from None
+
+
+def parameter(text: str) -> tuple[str, Any]:
+    """A method's option as typed, NAME=VALUE; the value is read as a number or a truth value if it is one."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE, such as alpha=0.5")
+    words = {"true": True, "false": False, "none": None}
+    if value.lower() in words:
+        return name, words[value.lower()]
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            continue
+    return name, value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vtprune",
+        description="See what visual token pruning keeps, what it saves, and when it breaks the answer.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    run = commands.add_parser("run", help="answer a question with all visual tokens and with the pruned ones")
+    run.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG or WebP, in the order of the question")
+    run.add_argument("-q", "--question", required=True)
+    _add_method(run)
+    run.add_argument("--max-new-tokens", type=int, default=32, metavar="N")
+    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--repeats", type=int, default=3, metavar="N", help="passes to time, after one to warm up")
+    run.add_argument("--json", type=Path, metavar="FILE", help="write everything that happened")
+    run.add_argument("--png", type=Path, metavar="FILE", help="write a picture of what was kept and dropped")
+    _add_model(run)
+    run.set_defaults(command=_run)
+
+    methods = commands.add_parser("methods", help="list the pruning methods, or explain one")
+    methods.add_argument("name", nargs="?")
+    methods.set_defaults(command=_methods)
+
+    app = commands.add_parser("app", help="open the app in the browser")
+    _add_model(app)
+    app.add_argument("--host", default="127.0.0.1")
+    app.add_argument("--port", type=int, default=7860)
+    app.add_argument("--share", action="store_true", help="also serve it under a public address")
+    app.set_defaults(command=_app)
+
+    scenes = commands.add_parser("scenes", help="draw pictures whose content is known")
+    sample = scenes.add_subparsers(metavar="COMMAND", required=True).add_parser("sample", help="draw one")
+    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--size", type=int, default=448, help="side in pixels (default 448)")
+    sample.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
+    sample.set_defaults(command=_sample)
+
+    evaluate = commands.add_parser("evaluate", help="accuracy on held-out drawn scenes, by question type")
+    _add_method(evaluate)
+    evaluate.add_argument("--count", type=int, default=2100, help="questions (default 2100)")
+    evaluate.add_argument("--split", choices=("validation", "heldout"), default="heldout")
+    _add_model(evaluate)
+    evaluate.set_defaults(command=_evaluate)
+
+    bench = commands.add_parser("bench", help="measure")
+    engine = bench.add_subparsers(metavar="WHAT", required=True).add_parser(
+        "engine", help="the pipeline beside transformers' own generate, in one run"
+    )
+    _add_model(engine)
+    engine.set_defaults(command=_bench_engine)
+    return parser
+
+
+def _add_method(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--method", default="atp", help="one of `vtprune methods` (default atp)")
+    parser.add_argument(
+        "--keep", type=keep, default=0.25, help="fraction or number of visual tokens to keep (default 0.25)"
+    )
+    parser.add_argument(
+        "--param",
+        type=parameter,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the method; may be given again",
+    )
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="hub id or local folder (default: the bundled model)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (default auto)")
+    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default auto)")
+
+
+def _engine(arguments: argparse.Namespace) -> Any:
+    import vtprune
+
+    return vtprune.load(arguments.model, device=arguments.device, dtype=arguments.dtype)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    run = _engine(arguments).run(
+        arguments.images,
+        arguments.question,
+        arguments.method,
+        arguments.keep,
+        arguments.max_new_tokens,
+        dict(arguments.param),
+        seed=arguments.seed,
+        repeats=arguments.repeats,
+    )
+    full, pruned = run.cost["full"], run.cost["pruned"]
+    mean = sum(pruned.tokens_per_layer) / len(pruned.tokens_per_layer)
+    print(f"all {run.tokens} tokens: {run.full.answer}")
+    print(f"{arguments.method}, {mean:.0f} tokens a layer: {run.answer}")
+    print(f"({run.comparison.summary})")
+    print(f"prefill FLOPs {full.prefill_flops:.3g} -> {pruned.prefill_flops:.3g}", end=", ")
+    print(f"KV cache {full.kv_bytes / 1e6:.2f} -> {pruned.kv_bytes / 1e6:.2f} MB")
+    for stage, spread in run.timings["full"].items():
+        other = run.timings["pruned"][stage]
+        print(f"{stage:>8} {spread.median:9.2f} -> {other.median:9.2f} ms" + " a token" * (stage == "decode"))
+    if arguments.json:
+        arguments.json.write_text(run.to_json(), encoding="utf-8")
+    if arguments.png:
+        from vtprune.export import render_png
+        from vtprune.images import open_image
+
+        render_png(run, [open_image(image) for image in arguments.images]).save(arguments.png)
+
+
+def _methods(arguments: argparse.Namespace) -> None:
+    from vtprune import methods
+
+    if arguments.name:
+        print(methods.card(arguments.name))
+        return
+    known = methods.list_methods()
+    width = max(map(len, known))
+    for name, info in known.items():
+        flags = [flag for flag in ("adaptive", "multi_image", "merges") if getattr(info, flag)]
+        print(f"{name:<{width}}  {info.acts_at:<10}  {info.year or '':>4}  {info.title}", end="")
+        print(f"  ({', '.join(flags).replace('_', '-')})" if flags else "")
+
+
+def _app(arguments: argparse.Namespace) -> None:
+    import ui
+
+    ui.launch(
+        model=arguments.model,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        host=arguments.host,
+        port=arguments.port,
+        share=arguments.share,
+    )
+
+
+def _sample(arguments: argparse.Namespace) -> None:
+    from vtprune.scenes.world import render, sample
+
+    if arguments.size < 32 or arguments.size > 4096:
+        raise ValueError(f"--size {arguments.size} is not from 32 to 4096 pixels.")
+    scene = sample(arguments.seed)
+    render(scene, arguments.size)[0].save(arguments.output)
+    for thing in scene.things:
+        print(thing.describe(size=True) + (f" that says {thing.text}" if thing.text else ""))
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from vtprune.evaluate import evaluate
+
+    engine = _engine(arguments)
+    report = None
+    for report in evaluate(
+        engine, arguments.method, arguments.keep, arguments.count, arguments.split, **dict(arguments.param)
+    ):
+        if len(report.asked) % 100 == 0:
+            print(f"{len(report.asked)} of {arguments.count} questions", file=sys.stderr)
+    if report:
+        print(report.table())
+        print(f"\nsame answer as with all tokens: {report.agreement:.1%}; evidence kept: {report.evidence:.1%}")
+
+
+def _bench_engine(arguments: argparse.Namespace) -> None:
+    from vtprune.bench import bench_engine, table
+
+    print(table(bench_engine(_engine(arguments))))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,377 @@
+"""Request -> Run: the same question answered twice, with all visual tokens and with the pruned ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtprune import cost, methods
+from vtprune.backbones.base import Backbone, Prompt
+from vtprune.compare import compare
+from vtprune.images import open_image
+from vtprune.pipeline import FROM_LLM, Pass, tower_needs
+from vtprune.request import Request, Source, check, check_context
+from vtprune.types import (
+    Budget,
+    Done,
+    Encoded,
+    Event,
+    Run,
+    Selected,
+    Shape,
+    Side,
+    Spread,
+    Stage,
+    Step,
+    Timing,
+    Token,
+    TokenOut,
+)
+
+MEASURED_STEPS = 16
+"""Decoding steps of a measuring pass at most; time per token hardly changes after that."""
+STAGES = ("encode", "select", "prefill", "decode")
+
+
+class Stopped(RuntimeError):
+    """The run was asked to stop before it was complete."""
+
+
+@dataclass
+class _Answer:
+    """One side's tokens while they are made; logits: a [V] row for each token."""
+
+    ids: list[int] = dataclasses.field(default_factory=list)
+    tokens: list[TokenOut] = dataclasses.field(default_factory=list)
+    logits: list[Tensor] = dataclasses.field(default_factory=list)
+    text: str = ""
+
+
+@dataclass
+class _Measured:
+    """Measuring passes of one side. decoded: tokens after the first; passes: seconds of each stage."""
+
+    decoded: int
+    passes: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    peak: int = 0
+
+    def spreads(self) -> dict[str, Spread]:
+        """Stage -> milliseconds; all parts of the selection are one stage, decode is per token."""
+        if not self.passes:
+            return {}
+        rows: dict[str, list[float]] = {stage: [] for stage in STAGES}
+        for seconds in self.passes:
+            for stage, row in rows.items():
+                total = sum(value for name, value in seconds.items() if name.split(":")[0] == stage)
+                row.append(total / self.decoded if stage == "decode" else total)
+        return {stage: cost.spread(row) for stage, row in rows.items()}
+
+
+class Engine:
+    """Runs requests on one model, one at a time; safe to share between threads."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        return self.backbone.name
+
+    def supports(self, method: str, **params: Any) -> str | None:
+        """Why a method cannot run on this model, as a sentence, or None. ValueError on an unknown one."""
+        made = methods.make(method, **params)
+        try:
+            steps = made.plan(Budget(1.0), Shape(tokens=64, images=1, layers=self.backbone.layers))
+        except ValueError as error:  # such as a layer that this model does not have
+            return str(error)
+        return self._obstacle(steps)
+
+    def tokens(self, images: Sequence[Source]) -> int:
+        """How many visual tokens these pictures are before pruning; does not wait for the model."""
+        segments = self.backbone.segments([open_image(source) for source in images])
+        return sum(segment.length for segment in segments)
+
+    def run(
+        self,
+        images: Sequence[Source],
+        question: str,
+        method: str = "atp",
+        keep: float | int = 0.25,
+        max_new_tokens: int = 32,
+        params: Mapping[str, Any] | None = None,
+        *,
+        positions: str = "original",
+        seed: int = 0,
+        repeats: int = 3,
+        stop: threading.Event | None = None,
+        **more: Any,
+    ) -> Run:
+        """Answer a question with and without pruning, and record everything.
+
+        images: 1 .. max_images paths or pictures. method, params (or keywords): see list_methods(). keep: a
+        fraction in (0, 1] or a count. positions: "original" keeps the position ids of the unpruned prompt,
+        "renumber" closes the gaps. repeats: measuring passes after the first, which warms up; with 0 the
+        timings are empty. Raises ValueError with one sentence for a request that cannot be served, Stopped
+        when `stop` was set before the end.
+        """
+        events = self.stream(
+            images,
+            question,
+            method,
+            keep,
+            max_new_tokens,
+            params,
+            positions=positions,
+            seed=seed,
+            repeats=repeats,
+            stop=stop,
+            **more,
+        )
+        for event in events:
+            if isinstance(event, Done):
+                return event.run
+        raise Stopped("the run was stopped before it was complete.")
+
+    def stream(
+        self,
+        images: Sequence[Source],
+        question: str,
+        method: str = "atp",
+        keep: float | int = 0.25,
+        max_new_tokens: int = 32,
+        params: Mapping[str, Any] | None = None,
+        *,
+        positions: str = "original",
+        seed: int = 0,
+        repeats: int = 3,
+        stop: threading.Event | None = None,
+        **more: Any,
+    ) -> Iterator[Event]:
+        """The same as `run`, event by event: Encoded, Selected, Token of both sides in turn, Timing, Done.
+
+        Errors in the request are raised here, before the first event. After `stop` is set the stream ends
+        without Done. The model is locked from the first event until the stream ends or is closed.
+        """
+        request = check(
+            self.backbone,
+            images,
+            question,
+            method=method,
+            params={**(params or {}), **more},
+            keep=keep,
+            max_new_tokens=max_new_tokens,
+            positions=positions,
+            seed=seed,
+            repeats=repeats,
+        )
+        return self._locked(request, stop or threading.Event())
+
+    def _locked(self, request: Request, stop: threading.Event) -> Iterator[Event]:
+        while not self._lock.acquire(timeout=0.1):
+            if stop.is_set():
+                return
+        try:
+            yield from self._events(request, stop)
+        finally:
+            self._lock.release()
+
+    def _events(self, request: Request, stop: threading.Event) -> Iterator[Event]:
+        backbone = self.backbone
+        prompt = backbone.prepare(request.images, request.question)
+        check_context(backbone, len(prompt.ids), request.max_new_tokens)
+        steps, nested = self._plan(request, prompt)
+        if stop.is_set():
+            return
+        sides = {
+            "full": self._pass(prompt, [], request, cost.Timer(backbone.device)),
+            "pruned": self._pass(prompt, steps, request, cost.Timer(backbone.device)),
+        }
+        # a reader may replay other budgets from a nested method's order; extra work, so never measured
+        sides["pruned"].whole_order = nested and request.repeats > 0
+        answers = yield from self._answer(prompt, sides, request, stop)
+        if stop.is_set():
+            return
+        measured = yield from self._measure_all(prompt, steps, request, answers, stop)
+        if stop.is_set():
+            return
+        yield Done(self._record(request, prompt, sides, answers, measured))
+
+    def _answer(
+        self, prompt: Prompt, sides: dict[str, Pass], request: Request, stop: threading.Event
+    ) -> Generator[Event, None, dict[str, _Answer]]:
+        """Both answers: one pass through the encoder for the two of them, then tokens in turn."""
+        backbone, room = self.backbone, request.max_new_tokens
+        encoded = backbone.encode(prompt, tower_needs(sides["pruned"].steps))
+        yield Encoded(prompt.segments, request.infos)
+        decodings = {name: side.prefill(room, encoded) for name, side in sides.items()}
+        pruned = sides["pruned"]
+        pruned.timer.switch(None)
+        pruned.stages = _with_seconds(pruned.stages, [pruned.timer.seconds()])
+        for stage in pruned.stages:
+            yield Selected(stage)
+        answers = {name: _Answer() for name in sides}
+        while decodings:
+            for name in list(decodings):
+                if stop.is_set():
+                    return answers
+                token = self._next_token(decodings[name].logits, answers[name])
+                yield Token("full" if name == "full" else "pruned", token)
+                if token.id in backbone.eos or len(answers[name].ids) == request.max_new_tokens:
+                    del decodings[name]
+                else:
+                    decodings[name].step(self._embed_one(token.id))
+        return answers
+
+    def _measure_all(
+        self,
+        prompt: Prompt,
+        steps: Sequence[Step],
+        request: Request,
+        answers: dict[str, _Answer],
+        stop: threading.Event,
+    ) -> Generator[Event, None, dict[str, _Measured]]:
+        """The measuring passes, the two sides in turn; each decodes as many tokens as the longer answer."""
+        decoded = min(MEASURED_STEPS, max(len(answer.ids) for answer in answers.values()) - 1)
+        measured = {name: _Measured(max(decoded, 1)) for name in answers}
+        for i in range(request.repeats):
+            for name in ("full", "pruned") if i % 2 == 0 else ("pruned", "full"):
+                if stop.is_set():
+                    return measured
+                self._measure(prompt, steps if name == "pruned" else [], request, measured[name])
+            yield Timing(i + 1, request.repeats)
+        return measured
+
+    def _measure(self, prompt: Prompt, steps: Sequence[Step], request: Request, measured: _Measured) -> None:
+        device = self.backbone.device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        timer = cost.Timer(device)
+        decoding = self._pass(prompt, steps, request, timer).prefill(measured.decoded)
+        timer.switch("decode")
+        for _ in range(measured.decoded):
+            decoding.step(self._embed_one(int(decoding.logits.argmax())))
+        timer.switch(None)
+        measured.passes.append(timer.seconds())
+        if device.type == "cuda":
+            measured.peak = max(measured.peak, torch.cuda.max_memory_allocated(device))
+
+    def _record(
+        self,
+        request: Request,
+        prompt: Prompt,
+        sides: dict[str, Pass],
+        answers: dict[str, _Answer],
+        measured: dict[str, _Measured],
+    ) -> Run:
+        backbone = self.backbone
+        closed = {}
+        for name, answer in answers.items():
+            price = cost.cost(
+                backbone.llm.config,
+                sides[name].visual_per_layer,
+                len(prompt.ids) - len(prompt.visual),
+                backbone.dtype,
+                measured[name].peak,
+            )
+            text = backbone.decode(answer.ids).strip()
+            closed[name] = Side(text, answer.tokens, measured[name].spreads(), price)
+        full, pruned, passes = answers["full"], answers["pruned"], measured["pruned"].passes
+        return Run(
+            model=self.name,
+            device=str(backbone.device),
+            dtype=str(backbone.dtype).removeprefix("torch."),
+            images=request.infos,
+            question=request.question,
+            method=request.method,
+            params=request.params,
+            keep=request.keep,
+            max_new_tokens=request.max_new_tokens,
+            positions=request.positions,
+            seed=request.seed,
+            segments=prompt.segments,
+            stages=_with_seconds(sides["pruned"].stages, passes) if passes else sides["pruned"].stages,
+            full=closed["full"],
+            pruned=closed["pruned"],
+            comparison=compare(
+                closed["full"].answer,
+                closed["pruned"].answer,
+                full.ids,
+                pruned.ids,
+                full.logits,
+                pruned.logits,
+            ),
+        )
+
+    def _plan(self, request: Request, prompt: Prompt) -> tuple[list[Step], bool]:
+        """The steps of the request's method, and whether it is nested. ValueError when they cannot be run."""
+        made = methods.make(request.method, **request.params)
+        tokens, images = len(prompt.visual), len(request.images)
+        budget = Budget(request.keep)
+        steps = list(made.plan(budget, Shape(tokens, images, self.backbone.layers)))
+        obstacle = self._obstacle(steps)
+        if obstacle:
+            raise ValueError(obstacle)
+        # a budget of everything is the unpruned pipeline itself, whatever the method
+        everything = budget.count(tokens, images) == tokens
+        return [] if everything else steps, made.facts["nested"]
+
+    def _obstacle(self, steps: Sequence[Step]) -> str | None:
+        """Why these steps cannot be run on this model, as a sentence, or None."""
+        for step in steps:
+            for need in step.needs:
+                if need not in FROM_LLM:
+                    reason = self.backbone.missing(need)
+                elif not isinstance(step.at, tuple):
+                    reason = f"{need} is only known inside the language model, where the method does not act."
+                else:
+                    reason = None
+                if reason:
+                    return reason
+            if isinstance(step.at, tuple):
+                k = step.at[1]
+                if not 0 <= k < self.backbone.layers or k + step.layer_offset < 0:
+                    return (
+                        f"the method works at layer {k}{', reading the one before,' * -step.layer_offset} "
+                        f"but {self.name} has layers 0 to {self.backbone.layers - 1}."
+                    )
+        return None
+
+    def _pass(self, prompt: Prompt, steps: Sequence[Step], request: Request, timer: cost.Timer) -> Pass:
+        return Pass(self.backbone, prompt, steps, timer, positions=request.positions, seed=request.seed)
+
+    def _embed_one(self, token: int) -> Tensor:
+        return self.backbone.embed(torch.tensor([token], device=self.backbone.device))[0]
+
+    def _next_token(self, logits: Tensor, answer: _Answer) -> TokenOut:
+        """The likeliest token, added to the answer."""
+        token = int(logits.argmax())
+        answer.ids.append(token)
+        answer.logits.append(logits)
+        text = self.backbone.decode(answer.ids)
+        piece = ""
+        if not text.endswith("\ufffd"):  # half of a character that more than one token makes up
+            piece, answer.text = text[len(answer.text) :], text
+        probs, best = logits.softmax(-1).topk(min(5, len(logits)))
+        top = [(self._name(i), p) for i, p in zip(best.tolist(), probs.tolist(), strict=True)]
+        out = TokenOut(token, piece, top[0][1], top)
+        answer.tokens.append(out)
+        return out
+
+    def _name(self, token: int) -> str:
+        """Text of a token on its own; special tokens by their names."""
+        return self.backbone.tokenizer.decode([token])
+
+
+def _with_seconds(stages: Sequence[Stage], passes: Sequence[Mapping[str, float]]) -> list[Stage]:
+    return [
+        dataclasses.replace(stage, seconds=median(seconds[f"select:{i}"] for seconds in passes))
+        for i, stage in enumerate(stages)
+    ]
