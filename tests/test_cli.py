@@ -23,7 +23,10 @@ def test_run_writes_the_run_that_the_library_makes(picture, tmp_path, capsys):
     out, png = tmp_path / "run.json", tmp_path / "run.png"
     question = "How many things are there?"
     arguments = ["run", str(picture), "-q", question, "--method", "divprune", "--keep", "40"]
-    assert cli.main([*arguments, "--repeats", "1", "--json", str(out), "--png", str(png), "--device", "cpu"]) == 0
+    assert (
+        cli.main([*arguments, "--repeats", "1", "--json", str(out), "--png", str(png), "--device", "cpu"])
+        == 0
+    )
     printed = capsys.readouterr().out
     run = vtprune.Run.from_json(out.read_text(encoding="utf-8"))
     same = vtprune.load(device="cpu").run([picture], question, "divprune", 40, repeats=0)
@@ -38,7 +41,18 @@ def test_options_of_a_method_reach_it(picture, tmp_path):
     outs = []
     for alpha in ("0.0", "1.0"):
         out = tmp_path / f"{alpha}.json"
-        arguments = ["run", str(picture), "-q", "Where?", "--method", "atp", "--keep", "10%", "--param", f"alpha={alpha}"]
+        arguments = [
+            "run",
+            str(picture),
+            "-q",
+            "Where?",
+            "--method",
+            "atp",
+            "--keep",
+            "10%",
+            "--param",
+            f"alpha={alpha}",
+        ]
         assert cli.main([*arguments, "--repeats", "0", "--json", str(out), "--device", "cpu"]) == 0
         outs.append(json.loads(out.read_text(encoding="utf-8")))
     assert outs[0]["params"] == {"alpha": 0.0} and outs[1]["keep"] == pytest.approx(0.1)
@@ -101,7 +115,9 @@ def test_a_sample_scene_is_drawn_and_told(tmp_path, capsys):
     assert cli.main(["scenes", "sample", "--seed", "7", "--size", "200", "-o", str(out)]) == 0
     assert Image.open(out).size == (200, 200)
     printed = capsys.readouterr().out.split("\n")
-    assert [line.split(" that says")[0] for line in printed if line] == [t.describe(size=True) for t in sample(7).things]
+    assert [line.split(" that says")[0] for line in printed if line] == [
+        t.describe(size=True) for t in sample(7).things
+    ]
 
 
 def test_help_teaches(capsys):

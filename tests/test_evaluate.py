@@ -22,7 +22,7 @@ def run():
 
 def test_heldout_questions_take_turns_and_repeat_exactly():
     asked = [question for _, question in heldout(42)]
-    assert Counter(q.type for q in asked) == {kind: 3 for kind in questions.TYPES}
+    assert Counter(q.type for q in asked) == dict.fromkeys(questions.TYPES, 3)
     assert asked == [question for _, question in heldout(42)]
     assert asked != [question for _, question in heldout(42, split="validation")]
 
@@ -56,6 +56,8 @@ def test_a_report_counts_right_answers():
     ]
     report = Report("atp", 0.1, asked)
     assert report.full_accuracy == 0.5 and report.accuracy == 0.5 and report.agreement == 0.5
-    assert report.short.full_accuracy == pytest.approx(2 / 3) and report.short.accuracy == pytest.approx(1 / 3)
+    assert report.short.full_accuracy == pytest.approx(2 / 3) and report.short.accuracy == pytest.approx(
+        1 / 3
+    )
     assert report.evidence == pytest.approx(2.5 / 3)
     assert "| count | 2 | 100.0% | 50.0% |" in report.table()

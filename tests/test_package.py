@@ -32,11 +32,17 @@ def test_the_wheel_works_in_an_empty_folder(tmp_path):
     subprocess.run([*pip, "wheel", "--no-deps", "-q", "-w", str(wheels), str(ROOT)], check=True, cwd=work)
     (wheel,) = wheels.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    for wanted in ("model/model.safetensors", "model/clip/open_clip_model.safetensors", "examples/index.json"):
+    for wanted in (
+        "model/model.safetensors",
+        "model/clip/open_clip_model.safetensors",
+        "examples/index.json",
+    ):
         assert f"vtprune/assets/{wanted}" in names
     assert any(name.startswith("vtprune/assets/web/") for name in names)
     assert not any(name.startswith(("tests/", "assets/", "runs/")) for name in names)
-    subprocess.run([*pip, "install", "--no-deps", "-q", "--target", str(site), str(wheel)], check=True, cwd=work)
+    subprocess.run(
+        [*pip, "install", "--no-deps", "-q", "--target", str(site), str(wheel)], check=True, cwd=work
+    )
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(site)],
         cwd=work,

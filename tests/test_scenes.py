@@ -137,7 +137,9 @@ def check(scenes, question):
             "position": zone(*centre(thing.box)),
         }
         assert answer == wanted[kind]
-        assert kind == "size" or answer.lower() not in question.text.lower().split(), "the answer is given away"
+        assert kind == "size" or answer.lower() not in question.text.lower().split(), (
+            "the answer is given away"
+        )
     elif kind == "count":
         assert 0 <= int(answer) <= 8 and int(answer) == len(parts[0]) == len(shown)
     elif kind == "existence":
@@ -172,7 +174,9 @@ def check(scenes, question):
         else:
             assert answer in {thing.kind for thing in different}
     elif kind == "caption":
-        assert answer.endswith(".") and all(thing.kind in answer and thing.colour in answer.lower() for thing in shown)
+        assert answer.endswith(".") and all(
+            thing.kind in answer and thing.colour in answer.lower() for thing in shown
+        )
     else:
         raise AssertionError(f"{kind} is not checked")
 

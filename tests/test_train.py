@@ -54,9 +54,13 @@ def test_a_packed_question_sees_what_the_same_question_sees_alone(trainer, expor
     total = weights = 0.0
     for question in asked:
         content = [{"type": "image"}] * 2 + [{"type": "text", "text": question.text}]
-        prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        prompt = processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True
+        )
         inputs = processor(images=pictures, text=prompt, return_tensors="pt", add_special_tokens=False)
-        answer = trainer.tokenizer(f" {question.answer}</s>", add_special_tokens=False, return_tensors="pt").input_ids
+        answer = trainer.tokenizer(
+            f" {question.answer}</s>", add_special_tokens=False, return_tensors="pt"
+        ).input_ids
         ids = torch.cat([inputs["input_ids"], answer], 1)
         with torch.no_grad():
             logits = model(input_ids=ids, pixel_values=inputs["pixel_values"]).logits

@@ -60,7 +60,14 @@ def latency(run: Run | None) -> go.Figure:
 
 
 def _pattern(shape: str) -> dict[str, Any]:
-    return {"shape": shape, "fillmode": "overlay", "fgcolor": "#ffffff", "fgopacity": 0.35, "size": 7, "solidity": 0.2}
+    return {
+        "shape": shape,
+        "fillmode": "overlay",
+        "fgcolor": "#ffffff",
+        "fgopacity": 0.35,
+        "size": 7,
+        "solidity": 0.2,
+    }
 
 
 def _times(spread: Spread, count: int) -> Spread:
@@ -81,6 +88,8 @@ def _laid_out(figure: go.Figure, shown: bool) -> go.Figure:
         dragmode=False,
         uniformtext={"minsize": 10, "mode": "hide"},
     )
-    figure.update_xaxes(title="milliseconds", rangemode="tozero", visible=shown, zeroline=False, fixedrange=True)
+    figure.update_xaxes(
+        title="milliseconds", rangemode="tozero", visible=shown, zeroline=False, fixedrange=True
+    )
     figure.update_yaxes(visible=shown, fixedrange=True)
     return figure

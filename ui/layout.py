@@ -17,9 +17,7 @@ from vtprune.examples import Example
 DAY = 24 * 60 * 60
 
 
-def build(
-    engine: Engine, bundled: bool = True, recorded: Sequence[Example] | None = None
-) -> gr.Blocks:
+def build(engine: Engine, bundled: bool = True, recorded: Sequence[Example] | None = None) -> gr.Blocks:
     """The page for an engine. bundled: whether its model is the one that knows drawn scenes only."""
     handlers = Handlers(engine, examples.load() if recorded is None else recorded, bundled)
     opening = handlers.opening()
@@ -93,9 +91,7 @@ def _connect(handlers: Handlers, page: gr.Blocks) -> None:
     everything = part.all()
     part["strip"].select(handlers.pick_example, outputs=everything, **quiet)
     part["chips"].select(handlers.pick_question, outputs=part["question"], **quiet)
-    part["method"].input(
-        handlers.pick_method, part["method"], [part["card"], part["options"]], **quiet
-    )
+    part["method"].input(handlers.pick_method, part["method"], [part["card"], part["options"]], **quiet)
     part["gallery"].change(
         handlers.pictures, [part["gallery"], part["shown"], part["keep"]], everything, **quiet
     )
@@ -116,6 +112,7 @@ def _connect(handlers: Handlers, page: gr.Blocks) -> None:
         trigger_mode="once",
         **quiet,
     )
-    gr.on([part["run"].click, part["question"].submit], None, js="() => vtprune.started()", **quiet)
+    for asks in (part["run"].click, part["question"].submit):
+        asks(None, js="() => vtprune.started()", **quiet)
     part["stop"].click(handlers.stop, outputs=everything, cancels=[running], queue=False, **quiet)
     page.unload(handlers.leave)

@@ -57,7 +57,9 @@ def status(text: str, done: float | None = None, *, busy: bool = False, error: b
     if busy:
         known = "" if done is None else f' value="{done:.2f}" max="1"'
         bar = f'<progress aria-label="Progress"{known}></progress>'
-    return f'<div class="vt-status" role="status"><span class="vt-status-text">{escape(text)}</span>{bar}</div>'
+    return (
+        f'<div class="vt-status" role="status"><span class="vt-status-text">{escape(text)}</span>{bar}</div>'
+    )
 
 
 def drawn_only() -> str:
@@ -71,7 +73,9 @@ def drawn_only() -> str:
 
 def look(title: str, text: str, finding: str) -> str:
     """What to look for in an example, and what its run found."""
-    return f'<p class="vt-look"><strong>{escape(title)}.</strong> {escape(text)} <em>{escape(finding)}</em></p>'
+    return (
+        f'<p class="vt-look"><strong>{escape(title)}.</strong> {escape(text)} <em>{escape(finding)}</em></p>'
+    )
 
 
 def streaming(full: str, pruned: str) -> str:
@@ -119,7 +123,9 @@ def mean_tokens(side: Side) -> float:
 def first_token(side: Side) -> Spread:
     """Time to the first token: everything before it, the selection too."""
     parts = [side.timings[stage] for stage in ("encode", "select", "prefill")]
-    return Spread(sum(p.median for p in parts), sum(p.low for p in parts), sum(p.high for p in parts), parts[0].n)
+    return Spread(
+        sum(p.median for p in parts), sum(p.low for p in parts), sum(p.high for p in parts), parts[0].n
+    )
 
 
 def speed(full: Spread, pruned: Spread) -> str:

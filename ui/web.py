@@ -42,5 +42,7 @@ def widget(function: str, host: str, value: Any, **more: Any) -> gr.HTML:
 
 def panel(value: str, function: str = "", **more: Any) -> gr.HTML:
     """A component that shows HTML made on the server, and calls `vtprune.<function>` on it once."""
-    call = {"js_on_load": f"vtprune.{function}(element)", "head": script()} if function else {"js_on_load": None}
+    call = (
+        {"js_on_load": f"vtprune.{function}(element)", "head": script()} if function else {"js_on_load": None}
+    )
     return gr.HTML(value, apply_default_css=False, **call, **more)

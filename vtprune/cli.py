@@ -69,12 +69,16 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     run = commands.add_parser("run", help="answer a question with all visual tokens and with the pruned ones")
-    run.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG or WebP, in the order of the question")
+    run.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="PNG, JPEG or WebP, in the order of the question"
+    )
     run.add_argument("-q", "--question", required=True)
     _add_method(run)
     run.add_argument("--max-new-tokens", type=int, default=32, metavar="N")
     run.add_argument("--seed", type=int, default=0)
-    run.add_argument("--repeats", type=int, default=3, metavar="N", help="passes to time, after one to warm up")
+    run.add_argument(
+        "--repeats", type=int, default=3, metavar="N", help="passes to time, after one to warm up"
+    )
     run.add_argument("--json", type=Path, metavar="FILE", help="write everything that happened")
     run.add_argument("--png", type=Path, metavar="FILE", help="write a picture of what was kept and dropped")
     _add_model(run)
@@ -221,7 +225,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             print(f"{len(report.asked)} of {arguments.count} questions", file=sys.stderr)
     if report:
         print(report.table())
-        print(f"\nsame answer as with all tokens: {report.agreement:.1%}; evidence kept: {report.evidence:.1%}")
+        print(
+            f"\nsame answer as with all tokens: {report.agreement:.1%}; evidence kept: {report.evidence:.1%}"
+        )
 
 
 def _bench_engine(arguments: argparse.Namespace) -> None:

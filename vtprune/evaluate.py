@@ -81,10 +81,13 @@ class Report:
         for kind in questions.TYPES:
             part = self.of(kind)
             if part.asked:
-                lines.append(f"| {kind} | {len(part.asked)} | {part.full_accuracy:.1%} | {part.accuracy:.1%} |")
+                lines.append(
+                    f"| {kind} | {len(part.asked)} | {part.full_accuracy:.1%} | {part.accuracy:.1%} |"
+                )
         short = self.short
         lines.append(
-            f"| **all but captions** | {len(short.asked)} | **{short.full_accuracy:.1%}** | **{short.accuracy:.1%}** |"
+            f"| **all but captions** | {len(short.asked)} | **{short.full_accuracy:.1%}** "
+            f"| **{short.accuracy:.1%}** |"
         )
         return "\n".join(lines)
 
@@ -93,7 +96,9 @@ def _mean(values: list[Any]) -> float:
     return sum(values) / len(values) if values else float("nan")
 
 
-def heldout(count: int, split: str = "heldout", seed: int = 0) -> Iterator[tuple[list[Image.Image], Question]]:
+def heldout(
+    count: int, split: str = "heldout", seed: int = 0
+) -> Iterator[tuple[list[Image.Image], Question]]:
     """`count` questions, the types taking turns, each about pictures of its own."""
     rng = random.Random(f"evaluate-{seed}")
     index = seed * 10**5
@@ -114,7 +119,7 @@ def heldout(count: int, split: str = "heldout", seed: int = 0) -> Iterator[tuple
 
 
 def evidence_kept(run: Run, boxes: list[tuple[int, tuple[float, float, float, float]]]) -> float | None:
-    """Share of the evidence's area that tokens alive after the last stage cover, 0 to 1; None without evidence.
+    """Share (0 to 1) of the evidence's area that tokens alive after the last stage cover; None without any.
 
     boxes: (image, x0, y0, x1, y1 in that image's pixels). A merged token counts as where it stands, not as
     everything it was made from.
@@ -140,7 +145,12 @@ def _overlap(boxes: Tensor, box: Tensor) -> Tensor:
 
 
 def evaluate(
-    engine: Engine, method: str = "random", keep: float | int = 0.1, count: int = 2100, split: str = "heldout", **params: Any
+    engine: Engine,
+    method: str = "random",
+    keep: float | int = 0.1,
+    count: int = 2100,
+    split: str = "heldout",
+    **params: Any,
 ) -> Iterator[Report]:
     """Asks `count` questions with all tokens and pruned; yields the growing report after every answer."""
     report = Report(method, keep)

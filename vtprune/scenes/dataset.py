@@ -32,8 +32,8 @@ POSITIONS = ("cx", "cy", "width", "height", "log_patches")
 class Batch:
     """pictures: [B, n, 3, 224, 224] uint8. thing: [B, n, 256] int16, index of the object in a patch, -1 for
     background, -2 where it is neither clearly. classes: [B, n, 256, 6] int64 (FIELDS; kind = number of kinds
-    for background). measures: [B, n, 256, 5] float32 (POSITIONS). ids, block, target: [B, L] int64, the packed
-    questions: token ids, the question each belongs to (-1 for padding), the id to predict after it or IGNORE.
+    for background). measures: [B, n, 256, 5] float32 (POSITIONS). ids, block, target: [B, L] int64, the
+    packed questions: token ids, the question each belongs to (-1: padding), the id to predict next or IGNORE.
     phrase_ids: [P, C] int64 texts for the contrastive loss; phrase_subjects: [P, 2, 3] int64 (kind, colour,
     size) of up to two noun phrases, -1 where silent, -2 for no second phrase."""
 
@@ -52,7 +52,9 @@ def patch_truth(scene: Scene, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     """(thing [256] int16, classes [256, 6] int64, measures [256, 5] float32) from an id map [224, 224]."""
     cells = ids.reshape(GRID, PATCH, GRID, PATCH).transpose(0, 2, 1, 3).reshape(GRID * GRID, -1)
     count = len(scene.things)
-    shares = np.stack([(cells == index).mean(1) for index in range(count)], 1) if count else np.zeros((256, 1))
+    shares = (
+        np.stack([(cells == index).mean(1) for index in range(count)], 1) if count else np.zeros((256, 1))
+    )
     best, share = shares.argmax(1), shares.max(1)
     thing = np.where(share >= 0.25, best, np.where(share <= 0.06, -1, -2)).astype(np.int16)
     table = np.array([_classes(t) for t in scene.things] + [[len(draw.KINDS)] + [IGNORE] * 5, [IGNORE] * 6])
@@ -60,7 +62,13 @@ def patch_truth(scene: Scene, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     sizes = np.array([max(1, int((thing == index).sum())) for index in range(count)])
     measured = np.array(
         [
-            [(t.box[0] + t.box[2]) / 2, (t.box[1] + t.box[3]) / 2, t.box[2] - t.box[0], t.box[3] - t.box[1], n]
+            [
+                (t.box[0] + t.box[2]) / 2,
+                (t.box[1] + t.box[3]) / 2,
+                t.box[2] - t.box[0],
+                t.box[3] - t.box[1],
+                n,
+            ]
             for t, n in zip(scene.things, np.log(sizes), strict=True)
         ]
         + [[0.0] * 5] * 2
@@ -112,7 +120,7 @@ class Stream(IterableDataset[Batch]):
         batch_size: int,
         wanted: int,
         mix: dict[int, float],
-        seed: int,
+        seed: int | str,
         phrases: int = 64,
         split: str = "train",
     ) -> None:
@@ -128,16 +136,19 @@ class Stream(IterableDataset[Batch]):
             yield self.collate([items(rng, self.split, images, self.wanted) for _ in range(count)], rng)
 
     def collate(self, batch: list[tuple[list[Scene], list[Question]]], rng: random.Random) -> Batch:
-        pictures, truths = [], []
+        pictures: list[np.ndarray] = []
+        truths = []
         for scenes, _ in batch:
             for scene in scenes:
-                picture, ids = render(scene, PICTURE)
+                picture, shown = render(scene, PICTURE)
                 pictures.append(np.asarray(picture))
-                truths.append(patch_truth(scene, ids))
+                truths.append(patch_truth(scene, shown))
         shape = (len(batch), len(batch[0][0]))
-        stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).reshape(*shape, 3, PICTURE, PICTURE)
+        stacked = (
+            torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).reshape(*shape, 3, PICTURE, PICTURE)
+        )
         thing, classes, measures = (
-            torch.from_numpy(np.stack(part)).reshape(*shape, *part[0].shape) for part in zip(*truths, strict=True)
+            torch.from_numpy(np.stack(part)).unflatten(0, shape) for part in zip(*truths, strict=True)
         )
         ids, block, target = self._pack([asked for _, asked in batch])
         phrase_ids, phrase_subjects = self._phrases(batch, rng)
@@ -162,10 +173,14 @@ class Stream(IterableDataset[Batch]):
             packed.append(torch.tensor([row[part] + [fill] * (length - len(row[part])) for row in rows]))
         return packed[0], packed[1], packed[2]
 
-    def _phrases(self, batch: list[tuple[list[Scene], list[Question]]], rng: random.Random) -> tuple[Tensor, Tensor]:
+    def _phrases(
+        self, batch: list[tuple[list[Scene], list[Question]]], rng: random.Random
+    ) -> tuple[Tensor, Tensor]:
         texts, subjects = [], []
         things = [thing for scenes, _ in batch for scene in scenes for thing in scene.things]
-        asked = [q for _, group in batch for q in group if 0 < len(q.subjects) <= 2 and any(map(any, q.subjects))]
+        asked = [
+            q for _, group in batch for q in group if 0 < len(q.subjects) <= 2 and any(map(any, q.subjects))
+        ]
         for index in range(self.phrases):
             if index % 2 and asked:
                 question = rng.choice(asked)
@@ -173,11 +188,16 @@ class Stream(IterableDataset[Batch]):
             else:
                 thing = rng.choice(things)
                 subject = rng.choice(((thing.kind, thing.colour, None), (thing.kind, None, None)))
-                text, named = rng.choice(("a {}", "a photo of a {}", "{}")).format(questions.phrase(subject)), (subject,)
+                text, named = (
+                    rng.choice(("a {}", "a photo of a {}", "{}")).format(questions.phrase(subject)),
+                    (subject,),
+                )
             texts.append(text)
             codes = [subject_codes(s) for s in named]
             subjects.append(codes if len(codes) == 2 else [*codes, [-2] * 3])
-        encoded = [self.tokenizer.encode(f"<s>{text}</s>", add_special_tokens=False)[:CLIP_CONTEXT] for text in texts]
+        encoded = [
+            self.tokenizer.encode(f"<s>{text}</s>", add_special_tokens=False)[:CLIP_CONTEXT] for text in texts
+        ]
         pad = self.tokenizer.pad_token_id
         ids = torch.tensor([row + [pad] * (CLIP_CONTEXT - len(row)) for row in encoded])
         return ids, torch.tensor(subjects)

@@ -45,14 +45,22 @@ ROUND_ALL = 12  # and all do where the stroke has at least this many (supersampl
 class Thing(Protocol):
     """What `compose` reads of an object; lengths are fractions of the picture's side."""
 
-    kind: str
-    colour: str
-    side: float
-    cx: float
-    cy: float
-    angle: float
-    text: str
-    style: int
+    @property
+    def kind(self) -> str: ...
+    @property
+    def colour(self) -> str: ...
+    @property
+    def side(self) -> float: ...
+    @property
+    def cx(self) -> float: ...
+    @property
+    def cy(self) -> float: ...
+    @property
+    def angle(self) -> float: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def style(self) -> int: ...
 
 
 class Item(NamedTuple):
@@ -202,7 +210,7 @@ def _triangle(p: Pen) -> None:
 
 
 def _star(p: Pen) -> None:
-    spokes = [(0.52, 0.225)[i % 2] for i in range(10)]
+    spokes = np.tile((0.52, 0.225), 5)
     turn = np.radians(np.arange(10) * 36 - 90)
     p.poly(np.stack([0.5 + spokes * np.cos(turn), 0.53 + spokes * np.sin(turn)], axis=1))
     p.shine([(0.42, 0.44), (0.5, 0.24)])
@@ -360,14 +368,31 @@ def _balloon(p: Pen) -> None:
     y = np.linspace(0.76, 1, 14)
     p.stroke(np.stack([0.5 + 0.045 * np.sin((y - 0.76) * 26), y], axis=1), "contrast", 0.03)
     p.poly([(0.5, 0.68), (0.58, 0.78), (0.42, 0.78)], "shade")
-    p.poly(smooth([(0.5, 0.0), (0.76, 0.1), (0.86, 0.34), (0.72, 0.6), (0.5, 0.73), (0.28, 0.6), (0.14, 0.34),
-                   (0.24, 0.1)]))
+    p.poly(
+        smooth(
+            [
+                (0.5, 0.0),
+                (0.76, 0.1),
+                (0.86, 0.34),
+                (0.72, 0.6),
+                (0.5, 0.73),
+                (0.28, 0.6),
+                (0.14, 0.34),
+                (0.24, 0.1),
+            ]
+        )
+    )
     p.stroke(arc(0.48, 0.34, 0.22, 0.22, 185, 245), "tint", 0.06)
 
 
 def _apple(p: Pen) -> None:
-    p.poly(smooth(mirrored([(0.5, 0.3), (0.68, 0.22), (0.88, 0.3), (0.95, 0.54), (0.85, 0.82), (0.67, 0.98),
-                            (0.5, 0.94)])))
+    p.poly(
+        smooth(
+            mirrored(
+                [(0.5, 0.3), (0.68, 0.22), (0.88, 0.3), (0.95, 0.54), (0.85, 0.82), (0.67, 0.98), (0.5, 0.94)]
+            )
+        )
+    )
     p.stroke([(0.5, 0.34), (0.51, 0.2), (0.47, 0.06)], "contrast", 0.055)
     p.poly(smooth([(0.53, 0.19), (0.62, 0.05), (0.84, 0.0), (0.75, 0.16)]), "shade")
     p.shine(arc(0.35, 0.54, 0.19, 0.2, 170, 245))
@@ -413,9 +438,33 @@ def _butterfly(p: Pen) -> None:
 
 
 _DRAWN = (
-    _circle, _square, _triangle, _star, _heart, _diamond, _cross, _ring, _moon, _arrow, _house,
-    _tree, _car, _fish, _boat, _cup, _key, _flower, _cat, _bird, _umbrella, _balloon, _apple,
-    _mushroom, _rocket, _hat, _butterfly,
+    _circle,
+    _square,
+    _triangle,
+    _star,
+    _heart,
+    _diamond,
+    _cross,
+    _ring,
+    _moon,
+    _arrow,
+    _house,
+    _tree,
+    _car,
+    _fish,
+    _boat,
+    _cup,
+    _key,
+    _flower,
+    _cat,
+    _bird,
+    _umbrella,
+    _balloon,
+    _apple,
+    _mushroom,
+    _rocket,
+    _hat,
+    _butterfly,
 )
 KIND_PENS: dict[str, Callable[[Pen], None]] = {pen.__name__[1:]: pen for pen in _DRAWN}
 KINDS: tuple[str, ...] = (*KIND_PENS, "sign")
@@ -501,6 +550,7 @@ def _draw_text(
     mask = mask.resize(tuple(size.tolist()), Image.Resampling.HAMMING)
     mask = mask.rotate(angle, Image.Resampling.BICUBIC, expand=True)
     corner = (at.mean(axis=0) - np.divide(mask.size, 2)).round().astype(int)
+    assert item.fill is not None
     image.paste(item.fill, tuple(corner.tolist()), mask)
 
 

@@ -7,11 +7,13 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     CLIPImageProcessor,
     CLIPTextConfig,
@@ -76,7 +78,7 @@ def build_llava(size: Size, tokenizer: PreTrainedTokenizerFast) -> LlavaForCondi
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_index=tokenizer.encode("<image>", add_special_tokens=False)[0],
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
         image_seq_length=(PICTURE // PATCH) ** 2,
@@ -104,14 +106,14 @@ def build_text_tower(size: Size, tokenizer: PreTrainedTokenizerFast) -> CLIPText
     )
 
 
-def tower_of(model: LlavaForConditionalGeneration) -> nn.Module:
+def tower_of(model: LlavaForConditionalGeneration) -> Any:
     """The vision transformer (embeddings, pre_layrnorm, encoder, post_layernorm), whatever wraps it in the
     installed version of transformers."""
     tower = model.model.vision_tower
     return tower.vision_model if hasattr(tower, "vision_model") else tower
 
 
-def tower_layers(tower: nn.Module, hidden: Tensor) -> list[Tensor]:
+def tower_layers(tower: Any, hidden: Tensor) -> list[Tensor]:
     """Every layer's output for embedded tokens [B, 1 + N, D]; the first entry is the input."""
     states = [hidden]
     for layer in tower.encoder.layers:
@@ -131,9 +133,9 @@ def export(
 ) -> None:
     """Writes `folder` as from_pretrained reads it (bf16), and `folder/clip` as open_clip reads it."""
     folder.mkdir(parents=True, exist_ok=True)
-    half = LlavaForConditionalGeneration(model.config)
+    half: Any = LlavaForConditionalGeneration(model.config)
     half.load_state_dict(model.state_dict())
-    half = half.to(torch.bfloat16)
+    half.to(torch.bfloat16)
     half.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -168,8 +170,9 @@ def export_clip(
     """The companion: the model's own tower and the text tower under open_clip's names."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    vision, text = model.config.vision_config, text_tower.config
-    tower = {name: value for name, value in tower_of(model).state_dict().items()}
+    vision: Any = model.config.vision_config
+    text = text_tower.config
+    tower = dict(tower_of(model).state_dict())
     words = {name.removeprefix("text_model."): value for name, value in text_tower.state_dict().items()}
     state = {
         "visual.class_embedding": tower["embeddings.class_embedding"],
@@ -191,7 +194,10 @@ def export_clip(
     ):
         for index in range(layers):
             state |= _block(f"{prefix}.resblocks.{index}", source, f"encoder.layers.{index}")
-    save_file({k: v.to(torch.bfloat16).contiguous().clone() for k, v in state.items()}, folder / "open_clip_model.safetensors")
+    save_file(
+        {k: v.to(torch.bfloat16).contiguous().clone() for k, v in state.items()},
+        folder / "open_clip_model.safetensors",
+    )
     settings = {
         "embed_dim": text.projection_dim,
         "init_logit_bias": logit_bias,
@@ -220,17 +226,18 @@ def export_clip(
     (folder / "open_clip_config.json").write_text(
         json.dumps({"model_cfg": settings, "preprocess_cfg": preprocess}, indent=2) + "\n"
     )
+    own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    own.post_processor = TemplateProcessing(
+        single="<s> $A </s>",
+        special_tokens=[("<s>", tokenizer.bos_token_id), ("</s>", tokenizer.eos_token_id)],
+    )
     clip_tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=type(tokenizer._tokenizer).from_str(tokenizer._tokenizer.to_str()),
+        tokenizer_object=own,
         bos_token="<s>",
         eos_token="</s>",
         pad_token="<pad>",
         model_max_length=CLIP_CONTEXT,
         clean_up_tokenization_spaces=False,
-    )
-    clip_tokenizer._tokenizer.post_processor = TemplateProcessing(
-        single="<s> $A </s>",
-        special_tokens=[("<s>", tokenizer.bos_token_id), ("</s>", tokenizer.eos_token_id)],
     )
     clip_tokenizer.save_pretrained(folder)
 

@@ -20,8 +20,8 @@ Subject = tuple[str | None, str | None, str | None]
 
 @dataclass(frozen=True)
 class Question:
-    """evidence: (image index, box in fractions of the picture's side) of every object that decides the answer,
-    empty when the answer is that there is none. subjects: the noun phrases the question speaks of."""
+    """evidence: (image index, box in fractions of the picture's side) of every object that decides the
+    answer, empty when the answer is that there is none. subjects: the noun phrases the question speaks of."""
 
     type: str
     text: str
@@ -116,7 +116,9 @@ def colour(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
         "Tell me the colour of the {it}.",
         "The {it} is what colour?",
     )
-    return Question("colour", _say(rng, templates, it=phrase(subject)), thing.colour, _boxes([thing]), (subject,))
+    return Question(
+        "colour", _say(rng, templates, it=phrase(subject)), thing.colour, _boxes([thing]), (subject,)
+    )
 
 
 def size(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
@@ -205,7 +207,7 @@ def existence(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
 
 
 def zone(x: float, y: float) -> str | None:
-    """The third of the picture a point lies in, "center", "top left", …; None near a border between thirds."""
+    """The third of the picture a point lies in, "center", "top left", …; None near a border of thirds."""
     if min(abs(v - line) for v in (x, y) for line in (1 / 3, 2 / 3)) < 0.025:
         return None
     row = ("top", "", "bottom")[int(y * 3)]
@@ -296,7 +298,9 @@ def number(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
         "What is the number on the {it}?",
         "Read the number on the {it}.",
     )
-    return Question("number", _say(rng, templates, it=phrase(subject)), thing.text, _boxes([thing]), (subject,))
+    return Question(
+        "number", _say(rng, templates, it=phrase(subject)), thing.text, _boxes([thing]), (subject,)
+    )
 
 
 def word(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
@@ -445,7 +449,7 @@ SINGLE: dict[str, Callable[[Sequence[Scene], random.Random], Question | None]] =
 }
 SEVERAL = {"which image": which_image, "how many images": how_many_images}
 RARE = {"number": 3.0, "word": 3.0, "relation": 1.5, "count": 1.5, "caption": 0.4}
-"""How much more (or less) often than the others a type is tried: few scenes hold a sign, captions are long."""
+"""How much more often than the others a type is tried: few scenes hold a sign, and captions are long."""
 TYPES = (*SINGLE, *SEVERAL, "changed")
 
 
@@ -465,7 +469,9 @@ def ask(scenes: Sequence[Scene], rng: random.Random, wanted: int, only: str = ""
     return list(questions.values())
 
 
-def ask_changed(scene: Scene, rng: random.Random, wanted: int) -> tuple[tuple[Scene, Scene], list[Question]] | None:
+def ask_changed(
+    scene: Scene, rng: random.Random, wanted: int
+) -> tuple[tuple[Scene, Scene], list[Question]] | None:
     """A second scene that differs in one thing, and questions about the difference."""
     difference = change(scene, rng)
     if difference is None:

@@ -38,9 +38,22 @@ CHAT_TEMPLATE = """\
 
 
 def corpus(scenes: int = 6000) -> list[str]:
-    """Questions with their answers, and every word of the world many times, so that each gets its own token."""
+    """Questions with their answers, and every word of the world many times, so that each is one token."""
     words = [*draw.KINDS, *map(plural, draw.KINDS), *draw.COLOURS, *SIZES, *WORDS]
-    words += ["yes", "no", "top", "bottom", "left", "right", "center", "above", "below", "moved", "added", "removed"]
+    words += [
+        "yes",
+        "no",
+        "top",
+        "bottom",
+        "left",
+        "right",
+        "center",
+        "above",
+        "below",
+        "moved",
+        "added",
+        "removed",
+    ]
     lines = [" " + word for word in words] * 400
     for index in range(scenes):
         scene = sample(split_seed("train", index))

@@ -2,12 +2,12 @@
 
 Three stages share the given minutes:
 
-vision    the tower learns what every patch shows. Through the projector, a patch must point at the decoder's
-          own token embeddings of its object's kind, colour, size and lettering, and tell where the object is;
-          beside it, patches and phrases meet in the companion's joint space. Background patches are mostly left
-          out, which triples the speed.
-language  tower frozen: the decoder answers several questions a picture, packed into one sequence in which each
-          question sees the pictures and itself only.
+vision    the tower learns what every patch shows. Through the projector, a patch must point at the
+          decoder's own token embeddings of its object's kind, colour, size and lettering, and tell where the
+          object is; beside it, patches and phrases meet in the companion's joint space. Background patches
+          are mostly left out, which triples the speed.
+language  tower frozen: the decoder answers several questions a picture, packed into one sequence in which
+          each question sees the pictures and itself only.
 joint     everything together, on whole and on randomly thinned pictures.
 
 It resumes from its last checkpoint in --out, and runs on CUDA or on the CPU (bf16 autocast on both).
@@ -16,7 +16,6 @@ It resumes from its last checkpoint in --out, and runs on CUDA or on the CPU (bf
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
 import time
 from pathlib import Path
@@ -26,13 +25,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerFast
 
 from vtprune.scenes import draw, tokens
-from vtprune.scenes.dataset import GRID, IGNORE, POSITIONS, Batch, Stream
+from vtprune.scenes.dataset import GRID, IGNORE, Batch, Stream
+from vtprune.scenes.heads import DenseHeads, single_tokens, start_local
 from vtprune.scenes.model import SIZES, build_llava, build_text_tower, export, tower_layers, tower_of
-from vtprune.scenes.world import SIZES as THING_SIZES
-from vtprune.scenes.world import WORDS, WORLD_VERSION
+from vtprune.scenes.world import WORLD_VERSION
 
 STAGES = {"vision": 0.42, "language": 0.33, "joint": 0.25}
 """Share of the minutes each stage gets."""
@@ -41,46 +39,6 @@ PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 DECODER_MIX = {1: 0.7, 2: 0.2, 3: 0.07, 4: 0.03}
 """How often an item has 1, 2, 3 or 4 pictures while the decoder trains."""
-
-
-class DenseHeads(nn.Module):
-    """Reads a projected patch: similarity to the token embeddings of the words that name what it shows.
-
-    Kind, colour, size and word are read as they are; the two digits each through a learned map, since both
-    are the same ten tokens. `none` stands for background and for "no tens digit".
-    """
-
-    def __init__(self, width: int, tokenizer: PreTrainedTokenizerFast) -> None:
-        super().__init__()
-        self.digit = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(2))
-        for linear in self.digit:
-            nn.init.eye_(linear.weight)
-        self.none = nn.Parameter(torch.zeros(2, width))
-        nn.init.normal_(self.none, std=0.02)
-        self.scale = nn.Parameter(torch.full((6,), 3.0))
-        self.place = nn.Linear(width, len(POSITIONS))
-        names = (draw.KINDS, draw.COLOURS, THING_SIZES, WORDS)
-        self.tokens = [_single_tokens(tokenizer, [f" {name}" for name in group]) for group in names]
-        digits = _single_tokens(tokenizer, [str(digit) for digit in range(10)])
-        self.tokens += [digits, digits]
-
-    def forward(self, projected: Tensor, embedding: Tensor) -> tuple[list[Tensor], Tensor]:
-        """projected: [M, D]. Returns the class logits of each field [M, classes] and the places [M, 5]."""
-        logits = []
-        for field, ids in enumerate(self.tokens):
-            known = embedding[ids]
-            if field in (0, 4):
-                known = torch.cat([known, self.none[field // 4].unsqueeze(0)])
-            view = self.digit[field - 4](projected) if field >= 4 else projected
-            known = F.normalize(known.float(), dim=-1)
-            logits.append(self.scale[field].exp() * F.normalize(view.float(), dim=-1) @ known.T)
-        return logits, self.place(projected).float()
-
-
-def _single_tokens(tokenizer: PreTrainedTokenizerFast, words: list[str]) -> list[int]:
-    encoded = [tokenizer.encode(word, add_special_tokens=False) for word in words]
-    assert all(len(ids) == 1 for ids in encoded), "every word of the world has a token of its own"
-    return [ids[0] for ids in encoded]
 
 
 class Trainer:
@@ -100,16 +58,14 @@ class Trainer:
             {"llava": self.llava, "text": self.text, "heads": self.heads, "joint": self.joint}
         )
         self.modules.register_parameter("clip_scale", self.clip_scale)
-        _place_positions(tower_of(self.llava))
+        start_local(tower_of(self.llava))
         self.modules.to(device)
         self.tower = tower_of(self.llava)
-        self.decoder = self.llava.model.language_model
-        self.embedding = self.llava.get_input_embeddings().weight
-        one, user, image = (
-            self.tokenizer.convert_tokens_to_ids(t) for t in ("<s>", "<|user|>", "<image>")
-        )
+        self.decoder: Any = self.llava.model.language_model
+        self.embedding: Tensor = self.decoder.embed_tokens.weight
+        one, user, image = (self.tokenizer.convert_tokens_to_ids(t) for t in ("<s>", "<|user|>", "<image>"))
         self.start, self.image_token = [one, user], image
-        self.numbers = _single_tokens(self.tokenizer, ["1", "2", "3", "4"])
+        self.numbers = single_tokens(self.tokenizer, ["1", "2", "3", "4"])
         self.mean = torch.tensor(PIXEL_MEAN, device=device).view(3, 1, 1)
         self.std = torch.tensor(PIXEL_STD, device=device).view(3, 1, 1)
 
@@ -126,7 +82,9 @@ class Trainer:
         states = tower_layers(self.tower, self.tower.pre_layrnorm(hidden))
         return states[-2][:, 1:], states[-1]
 
-    def dense_loss(self, projected: Tensor, classes: Tensor, measures: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def dense_loss(
+        self, projected: Tensor, classes: Tensor, measures: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
         """projected [P, M, D]; classes [P, M, 6]; measures [P, M, 5]."""
         logits, places = self.heads(projected.flatten(0, 1), self.embedding)
         classes = classes.flatten(0, 1)
@@ -180,7 +138,10 @@ class Trainer:
         attends to the pictures and to itself, at the positions it would have if it were alone."""
         count, images, kept, _ = visual.shape
         ids, block, target = (part.to(self.device) for part in (batch.ids, batch.block, batch.target))
-        pieces, places = [self.embedding[self.start].expand(count, -1, -1)], [torch.arange(2, device=self.device)]
+        pieces, places = (
+            [self.embedding[self.start].expand(count, -1, -1)],
+            [torch.arange(2, device=self.device)],
+        )
         places = [places[0].expand(count, -1)]
         for index in range(images):
             base = 2 + index * (1 + PATCHES)
@@ -210,7 +171,13 @@ class Trainer:
         weight = answers.gather(1, block.clamp(min=0))[asked].clamp(min=1).rsqrt()
         each = F.cross_entropy(logits, truth, reduction="none")
         wrong = torch.zeros_like(answers)
-        wrong.scatter_add_(1, block.clamp(min=0), torch.zeros_like(asked, dtype=torch.float).masked_scatter(asked, (logits.argmax(-1) != truth).float()))
+        wrong.scatter_add_(
+            1,
+            block.clamp(min=0),
+            torch.zeros_like(asked, dtype=torch.float).masked_scatter(
+                asked, (logits.argmax(-1) != truth).float()
+            ),
+        )
         exact = ((wrong == 0) & (answers > 0)).sum() / (answers > 0).sum()
         return (each * weight).sum() / weight.sum(), {"exact": exact.item()}
 
@@ -278,44 +245,6 @@ class Trainer:
         modules.to(self.device)
 
 
-def _place_positions(tower: nn.Module, strength: float = 3.0) -> None:
-    """Starts the tower where it would take long to get by itself: position embeddings [1 + 256, D] as
-    two-dimensional sines, and the attention of the first layers on fixed neighbours, like a convolution's
-    kernel (a head's queries are its keys turned by one offset, in the subspace of the lower frequencies)."""
-    weight = tower.embeddings.position_embedding.weight
-    width = weight.shape[1]
-    quarter = width // 4
-    rates = 1.0 / (20.0 ** (torch.arange(quarter) / quarter))
-    ys, xs = torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")
-    waves = [fn(axis.flatten().unsqueeze(1) * rates) for axis in (xs, ys) for fn in (torch.sin, torch.cos)]
-    with torch.no_grad():
-        weight[0].zero_()
-        weight[1:, : 4 * quarter] = 0.5 * torch.cat(waves, 1)
-        for layer, offsets in zip(tower.encoder.layers, NEIGHBOURS, strict=False):
-            attention = layer.self_attn
-            size = width // attention.num_heads
-            used = torch.arange(0, quarter, max(1, 4 * quarter // size))[: size // 4]
-            for head, offset in enumerate(itertools.islice(itertools.cycle(offsets), attention.num_heads)):
-                query, key = torch.zeros(size, width), torch.zeros(size, width)
-                for row, (axis, rate) in enumerate(itertools.product((0, 1), used.tolist())):
-                    sine, cosine = 2 * axis * quarter + rate, (2 * axis + 1) * quarter + rate
-                    turn = offset[axis] * float(rates[rate])
-                    key[2 * row, sine] = key[2 * row + 1, cosine] = 1.0
-                    query[2 * row, sine], query[2 * row, cosine] = math.cos(turn), math.sin(turn)
-                    query[2 * row + 1, sine], query[2 * row + 1, cosine] = -math.sin(turn), math.cos(turn)
-                rows = slice(head * size, (head + 1) * size)
-                attention.q_proj.weight[rows] = 0.3 * attention.q_proj.weight[rows] + strength * query
-                attention.k_proj.weight[rows] = 0.3 * attention.k_proj.weight[rows] + key
-
-
-NEIGHBOURS = (
-    ((1, 0), (-1, 0), (0, 1), (0, -1)),
-    ((1, 1), (-1, 1), (1, -1), (-1, -1)),
-    ((2, 0), (-2, 0), (0, 2), (0, -2)),
-)
-"""(columns, rows) from a patch to the one that each head of the first three layers looks at."""
-
-
 def _thin(thing: Tensor, kept: int, prefer_objects: bool) -> Tensor:
     """[P, kept] sorted patch indices: a random choice, objects before background if asked."""
     if kept == thing.shape[1]:
@@ -378,7 +307,12 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def _train_stage(
-    trainer: Trainer, stage: str, spent: float, resumed: list[Any] | None, arguments: argparse.Namespace, log: Any
+    trainer: Trainer,
+    stage: str,
+    spent: float,
+    resumed: list[Any] | None,
+    arguments: argparse.Namespace,
+    log: Any,
 ) -> None:
     limit = arguments.minutes * 60 * STAGES[stage]
     if spent >= limit:
@@ -421,7 +355,11 @@ def _train_stage(
             minutes = (time.monotonic() - started) / 60
             numbers = " ".join(f"{name} {value:.3f}" for name, value in running.items())
             speed = seen / (time.monotonic() - started - spent)
-            print(f"{stage} {minutes:.1f} min step {step} {speed:.0f} pictures/s {numbers}", file=log, flush=True)
+            print(
+                f"{stage} {minutes:.1f} min step {step} {speed:.0f} pictures/s {numbers}",
+                file=log,
+                flush=True,
+            )
         if finished or time.monotonic() - saved_at > 300:
             trainer.save(stage, time.monotonic() - started, optimizers)
             saved_at = time.monotonic()
@@ -430,13 +368,22 @@ def _train_stage(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, log.txt and export/")
-    parser.add_argument("--export", type=Path, help="write the last checkpoint's model to this folder, and stop")
+    parser.add_argument(
+        "--export", type=Path, help="write the last checkpoint's model to this folder, and stop"
+    )
     parser.add_argument("--minutes", type=float, default=100, help="training time in all (default 100)")
     parser.add_argument("--size", choices=SIZES, default="small", help="architecture (default small)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--batch", type=int, default=40, help="pictures a step; half as many once the decoder trains (default 40)")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=40,
+        help="pictures a step; half as many once the decoder trains (default 40)",
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes that draw pictures (default 1)")
     parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())

@@ -208,9 +208,10 @@ def _changed(rng: random.Random, old: Thing, what: str, others: list[Thing]) -> 
         if what == "size":
             width, height, _ = draw.extent(old.kind, new.angle, old.text, old.style)
             half_w, half_h = width * new.side / 2, height * new.side / 2
-            new = _moved_to(new, old.cx, old.cy, half_w, half_h)
-            if new is None:
+            moved = _moved_to(new, old.cx, old.cy, half_w, half_h)
+            if moved is None:
                 continue
+            new = moved
         elif abs(new.cx - old.cx) + abs(new.cy - old.cy) < 0.25:
             continue
         if all(_clear(new, other) for other in others):
@@ -223,4 +224,3 @@ def _moved_to(thing: Thing, cx: float, cy: float, half_w: float, half_h: float) 
     if min(box) < 0 or max(box) > 1:
         return None
     return dataclasses.replace(thing, cx=cx, cy=cy, box=box)
-
