@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from vtprune.scenes import draw, questions, tokens
-from vtprune.scenes.questions import SEVERAL, SINGLE, matches, same_answer, zone
+from vtprune.scenes.phrases import matches, same_answer, zone
+from vtprune.scenes.questions import SEVERAL, SINGLE
 from vtprune.scenes.world import (
     CHANGES,
     MAX_OCCLUSION,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-import time
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,14 +11,14 @@ from typing import Any
 
 import gradio as gr
 
-from ui import panels, patchmap, screen, uploads
+from ui import panels, screen, uploads
+from ui.running import Request, follow
 from vtprune import methods
 from vtprune.engine import Engine
-from vtprune.examples import Asked, Example
-from vtprune.types import Done, Encoded, Run, Selected, Timing, Token
+from vtprune.examples import Example
 
-PAUSE = 0.1
-"""Seconds between two updates of the streaming text."""
+BUSY = {"run": gr.update(interactive=False), "stop": gr.update(interactive=True)}
+IDLE = {"run": gr.update(interactive=True), "stop": gr.update(interactive=False)}
 
 Update = dict[Any, Any]
 
@@ -92,9 +92,10 @@ class Handlers:
             "budget": self.budget(values["gallery"], values["keep"]),
         }
 
-    def pick_example(self, event: gr.EventData) -> Update:
-        """An example was clicked."""
-        return self.parts.update(self.example(event.id))
+    def pick_example(self, event: gr.EventData, visitor: gr.Request) -> Update:
+        """An example was clicked; a run that still goes on ends."""
+        self.leave(visitor)
+        return self.parts.update({**self.example(event.id), **IDLE})
 
     def pick_question(self, event: gr.EventData) -> str:
         """A suggested question was clicked."""
@@ -104,7 +105,7 @@ class Handlers:
         """Another method was chosen."""
         return self.parts.update({"card": self.card(name), "options": screen.fields(name)})
 
-    def pictures(self, gallery: Any, shown: tuple[str, ...], percent: float) -> Update:
+    def pictures(self, gallery: Any, shown: tuple[str, ...], percent: float, visitor: gr.Request) -> Update:
         """Pictures were added or taken away: show them, and name those that cannot be used."""
         given = uploads.paths(gallery)
         files, problems = uploads.check(given, self.engine.backbone.max_images)
@@ -113,6 +114,7 @@ class Handlers:
         now = tuple(uploads.digest(path) for path in files)
         values: dict[str, Any] = {"gallery": files} if files != given else {}
         if now != shown:
+            self.leave(visitor)
             own = bool(set(now) - self._ours)
             values |= {
                 **screen.of_pictures(files),
@@ -153,35 +155,29 @@ class Handlers:
         percent: float,
         options: list[dict[str, Any]],
         longest: float,
-        request: gr.Request,
+        visitor: gr.Request,
     ) -> Iterator[Update]:
         """Answer; a generator of what to show next. Whatever goes wrong is one sentence."""
         stop = threading.Event()
-        mine = self._running.setdefault(str(request.session_hash), [])
+        mine = self._running.setdefault(str(visitor.session_hash), [])
         mine.append(stop)
         try:
+            yield self.parts.update({**BUSY, "status": panels.status("Starting …", busy=True)})
             files, problems = uploads.check(uploads.paths(gallery), self.engine.backbone.max_images)
-            for problem in problems:
-                gr.Warning(problem)
-            yield self.parts.update(
-                {
-                    "run": gr.update(interactive=False),
-                    "stop": gr.update(interactive=True),
-                    "status": panels.status("Starting …", busy=True),
-                    **({"gallery": files} if problems else {}),
-                }
-            )
+            if problems:
+                yield self._named(problems, files)
             if not files:
-                raise ValueError(" ".join(problems) or "add a picture first.")
-            params = screen.params(options)
-            stream = self.engine.stream(
-                files, question or "", method, percent / 100, round(longest or 0), params, stop=stop
+                raise ValueError("there is no picture that can be used; add one first.")
+            request = Request(
+                files=files,
+                pictures=[uploads.preview(path)[0] for path in files],
+                question=(question or "").strip(),
+                method=method,
+                params=screen.params(options),
+                keep=percent / 100,
+                longest=round(longest or 0),
             )
-            try:
-                yield from self._follow(stream, files, [question.strip(), method, params])
-            finally:
-                stop.set()  # the page was left or Stop was pressed
-                stream.close()  # type: ignore[attr-defined]
+            yield from self._answer(request, stop)
         except ValueError as error:
             yield self._over(panels.status(f"Not run: {error}", error=True))
         except Exception as error:
@@ -193,69 +189,40 @@ class Handlers:
             stop.set()
             mine.remove(stop)
 
-    def _follow(self, stream: Iterator[Any], files: Sequence[str], asked: list[Any]) -> Iterator[Update]:
-        """The events of a run as updates: pictures once, then text about ten times a second."""
-        pictures: list[dict[str, Any]] = []
-        text = {"full": "", "pruned": ""}
-        nested = methods.list_methods()[asked[1]].nested
-        told = 0.0
-        encoded: Encoded | None = None
-        stages = []
-        for event in stream:
-            if isinstance(event, Encoded):
-                encoded = event
-                pictures = [uploads.preview(path)[0] for path in files]
-                yield self.parts.update(
-                    {
-                        "look": "",
-                        "answers": panels.streaming("", ""),
-                        "status": panels.status("Answering …", busy=True),
-                    }
-                )
-            elif isinstance(event, Selected) and encoded:
-                stages.append(event.stage)
-            elif isinstance(event, Token) and encoded:
-                if stages is not None:
-                    shown = patchmap.value(
-                        pictures, encoded.images, encoded.segments, stages, nested=nested, request=asked
-                    )
-                    yield self.parts.update({"map": shown})
-                    stages = None
-                text[event.side] += event.token.text
-                if time.monotonic() - told > PAUSE:
-                    told = time.monotonic()
-                    yield self.parts.update({"answers": panels.streaming(text["full"], text["pruned"])})
-            elif isinstance(event, Timing):
-                words = f"Measuring, {event.done} of {event.total} …"
-                share = event.done / event.total
-                yield self.parts.update({"status": panels.status(words, share, busy=True)})
-            elif isinstance(event, Done):
-                yield self._done(event.run, files, pictures)
-                return
-        yield self._over(panels.status("Stopped."))
+    def _answer(self, request: Request, stop: threading.Event) -> Iterator[Update]:
+        events = self.engine.stream(
+            request.files,
+            request.question,
+            request.method,
+            request.keep,
+            request.longest,
+            request.params,
+            stop=stop,
+        )
+        asked = self._known.get((*(uploads.digest(path) for path in request.files), request.question))
+        done = False
+        with contextlib.closing(events):  # frees the model when the visitor is gone
+            for values in follow(events, request, self.engine.backbone.eos, asked):
+                done = values.pop("done", False)
+                yield self.parts.update({**values, **(IDLE if done else {})})
+        if not done:
+            yield self._over(panels.status("Stopped."))
 
-    def _done(self, run: Run, files: Sequence[str], pictures: list[dict[str, Any]]) -> Update:
-        asked = self._asked(files, run.question)
-        return {
-            **self.parts.update(screen.of_run(run, pictures, asked)),
-            **self._over(panels.status(f"Done: {run.comparison.summary}.")),
-        }
-
-    def _asked(self, files: Sequence[str], question: str) -> Asked | None:
-        """The question, if it is about a drawn scene whose answer is known."""
-        return self._known.get((*(uploads.digest(path) for path in files), question))
+    def _named(self, problems: Sequence[str], files: Sequence[str]) -> Update:
+        """Files that cannot be used are named and leave the gallery; the rest stays."""
+        for problem in problems:
+            gr.Warning(problem)
+        return self.parts.update({"gallery": list(files)})
 
     def _over(self, status: str) -> Update:
-        return self.parts.update(
-            {"status": status, "run": gr.update(interactive=True), "stop": gr.update(interactive=False)}
-        )
+        return self.parts.update({"status": status, **IDLE})
 
-    def stop(self, request: gr.Request) -> Update:
+    def stop(self, visitor: gr.Request) -> Update:
         """Stop was pressed."""
-        self.leave(request)
+        self.leave(visitor)
         return self._over(panels.status("Stopped."))
 
-    def leave(self, request: gr.Request) -> None:
+    def leave(self, visitor: gr.Request) -> None:
         """The page was closed: its runs end."""
-        for stop in list(self._running.get(str(request.session_hash), ())):
+        for stop in list(self._running.get(str(visitor.session_hash), ())):
             stop.set()

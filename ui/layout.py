@@ -89,7 +89,6 @@ def _connect(handlers: Handlers, page: gr.Blocks) -> None:
     part = handlers.parts
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     everything = part.all()
-    part["strip"].select(handlers.pick_example, outputs=everything, **quiet)
     part["chips"].select(handlers.pick_question, outputs=part["question"], **quiet)
     part["method"].input(handlers.pick_method, part["method"], [part["card"], part["options"]], **quiet)
     part["gallery"].change(
@@ -110,9 +109,9 @@ def _connect(handlers: Handlers, page: gr.Blocks) -> None:
         concurrency_id="model",
         concurrency_limit=1,
         trigger_mode="once",
+        js="(...inputs) => (vtprune.started(), inputs)",
         **quiet,
     )
-    for asks in (part["run"].click, part["question"].submit):
-        asks(None, js="() => vtprune.started()", **quiet)
+    part["strip"].select(handlers.pick_example, outputs=everything, cancels=[running], **quiet)
     part["stop"].click(handlers.stop, outputs=everything, cancels=[running], queue=False, **quiet)
     page.unload(handlers.leave)

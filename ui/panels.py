@@ -66,8 +66,9 @@ def drawn_only() -> str:
     """The note for uploads to the bundled model."""
     return (
         '<div class="vt-note" role="note">The bundled model is small and knows drawn scenes only, like the '
-        "examples: of a photograph it will say little that is true. The map and the timings are real. For "
-        "photographs start with another model: <code>python app.py --model llava-hf/llava-1.5-7b-hf</code></div>"
+        "examples: of a photograph it will say little that is true. The map and the timings are real. "
+        "For photographs start with another model: "
+        "<code>python app.py --model llava-hf/llava-1.5-7b-hf</code></div>"
     )
 
 
@@ -167,7 +168,7 @@ def numbers(run: Run | None, recorded: bool = False) -> str:
                 _less(full.cost.peak_bytes, pruned.cost.peak_bytes),
             )
         )
-    where = f"{'Recorded' if recorded else 'Measured'} on {run.device}, {run.dtype}"
+    where = f"{'Recorded' if recorded else 'Measured'} with {run.model} on {run.device}, {run.dtype}"
     if full.timings and pruned.timings:
         a, b = first_token(full), first_token(pruned)
         c, d = full.timings["decode"], pruned.timings["decode"]
@@ -187,8 +188,8 @@ def numbers(run: Run | None, recorded: bool = False) -> str:
         '<div class="vt-numbers"><table><thead><tr><th scope="col"></th><th scope="col">All tokens</th>'
         f'<th scope="col">Pruned</th><th scope="col">Change</th></tr></thead><tbody>{cells}</tbody></table>'
         f'<p class="vt-quiet" style="margin-top:8px">{escape(where)}.</p>'
-        f"<details><summary>How operations and bytes are counted</summary><pre>{escape(formulas)}</pre></details>"
-        "</div>"
+        "<details><summary>How operations and bytes are counted</summary>"
+        f"<pre>{escape(formulas)}</pre></details></div>"
     )
 
 

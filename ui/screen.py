@@ -99,7 +99,7 @@ def of_example(example: Example) -> dict[str, Any]:
         "method": run.method,
         "options": fields(run.method, run.params),
         "keep": percent(run),
-        "look": panels.look(example.title, example.look, ""),
+        "look": panels.look(example.title, example.look),
         "note": "",
         "status": panels.status("A recorded run. Change anything and press Run."),
         **of_run(run, [uploads.served(path) for path in files], example.questions[0], recorded=True),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vtprune.engine import Engine
 from vtprune.scenes import questions
-from vtprune.scenes.questions import Question, same_answer
+from vtprune.scenes.phrases import Question, same_answer
 from vtprune.scenes.world import render, sample, split_seed
 from vtprune.types import Run
 

@@ -21,7 +21,7 @@ from vtprune.types import Run, Segment
 
 if TYPE_CHECKING:
     from vtprune.engine import Engine
-    from vtprune.scenes.questions import Question
+    from vtprune.scenes.phrases import Question
     from vtprune.scenes.world import Scene
 
 SIDE = 672
@@ -274,7 +274,7 @@ def _kept_boxes(segment: Segment, kept: Sequence[int]) -> torch.Tensor:
 def finding(run: Run, asked: Asked) -> str:
     """What happened in a run whose right answer is known, as a sentence. Of methods that merge tokens, which
     drop nothing altogether, no share of the evidence is given."""
-    from vtprune.scenes.questions import same_answer
+    from vtprune.scenes.phrases import same_answer
 
     full, pruned = (same_answer(side.answer, asked.answer) for side in (run.full, run.pruned))
     if full and pruned:

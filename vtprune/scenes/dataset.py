@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerFast
 
 from vtprune.scenes import draw, questions
-from vtprune.scenes.questions import Question, Subject
+from vtprune.scenes.phrases import Question, Subject, phrase
 from vtprune.scenes.world import SIZES, WORDS, Scene, Thing, render, sample, split_seed
 
 PICTURE = 224
@@ -189,7 +189,7 @@ class Stream(IterableDataset[Batch]):
                 thing = rng.choice(things)
                 subject = rng.choice(((thing.kind, thing.colour, None), (thing.kind, None, None)))
                 text, named = (
-                    rng.choice(("a {}", "a photo of a {}", "{}")).format(questions.phrase(subject)),
+                    rng.choice(("a {}", "a photo of a {}", "{}")).format(phrase(subject)),
                     (subject,),
                 )
             texts.append(text)

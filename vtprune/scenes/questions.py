@@ -8,75 +8,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from vtprune.scenes import draw
-from vtprune.scenes.world import SIZES, Scene, Thing, article, change, plural
-
-Box = tuple[float, float, float, float]
-Subject = tuple[str | None, str | None, str | None]
-"""A noun phrase as (kind, colour, size); None where it says nothing."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """evidence: (image index, box in fractions of the picture's side) of every object that decides the
-    answer, empty when the answer is that there is none. subjects: the noun phrases the question speaks of."""
-
-    type: str
-    text: str
-    answer: str
-    evidence: tuple[tuple[int, Box], ...]
-    subjects: tuple[Subject, ...] = ()
-
-
-def matches(thing: Thing, subject: Subject) -> bool:
-    kind, colour, size = subject
-    return kind in (None, thing.kind) and colour in (None, thing.colour) and size in (None, thing.size)
-
-
-def phrase(subject: Subject, many: bool = False) -> str:
-    """(cat, red, None) -> "red cat"; without a kind: "red thing"."""
-    kind, colour, size = subject
-    noun = kind or "thing"
-    return " ".join(word for word in (size, colour, plural(noun) if many else noun) if word)
-
-
-def _found(scene: Scene, subject: Subject) -> list[Thing]:
-    return [thing for thing in scene.things if matches(thing, subject)]
-
-
-def _boxes(things: Sequence[Thing], image: int = 0) -> tuple[tuple[int, Box], ...]:
-    return tuple((image, thing.box) for thing in things)
-
-
-def _referable(scene: Scene, rng: random.Random, hide: str = "") -> tuple[Thing, Subject] | None:
-    """A thing that a short phrase names uniquely, the phrase not saying what is asked (`hide`)."""
-    things = list(scene.things)
-    rng.shuffle(things)
-    for thing in things:
-        forms: list[Subject] = [(thing.kind, None, None)]
-        if hide != "colour":
-            forms.append((thing.kind, thing.colour, None))
-        if hide != "size":
-            forms.append((thing.kind, None, thing.size))
-        for subject in forms:
-            if len(_found(scene, subject)) == 1:
-                return thing, subject
-    return None
-
-
-def _say(rng: random.Random, templates: Sequence[str], **words: str) -> str:
-    """One of the templates, filled in; sometimes without its question mark or its capital letter, and with
-    either spelling of colour."""
-    text = rng.choice(templates).format(**words)
-    if rng.random() < 0.5:
-        text = text.replace("colour", "color")
-    if rng.random() < 0.15:
-        text = text.rstrip("?.")
-    if rng.random() < 0.12:
-        text = text[0].lower() + text[1:]
-    return text
+from vtprune.scenes.phrases import (
+    Question,
+    Subject,
+    all_matching,
+    boxes_of,
+    middle,
+    phrase,
+    referable,
+    say,
+    zone,
+)
+from vtprune.scenes.world import SIZES, Scene, Thing, article, change
 
 
 def kind(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
@@ -85,10 +30,10 @@ def kind(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
     rng.shuffle(things)
     for thing in things:
         subject: Subject = (None, thing.colour, None)
-        if len(_found(scene, subject)) != 1:
+        if len(all_matching(scene, subject)) != 1:
             subject = (None, thing.colour, thing.size)
-        if len(_found(scene, subject)) == 1:
-            text = _say(
+        if len(all_matching(scene, subject)) == 1:
+            text = say(
                 rng,
                 (
                     "What is the {it}?",
@@ -100,12 +45,12 @@ def kind(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
                 it=phrase(subject),
                 adjectives=phrase(subject).removesuffix(" thing"),
             )
-            return Question("kind", text, thing.kind, _boxes([thing]), (subject,))
+            return Question("kind", text, thing.kind, boxes_of([thing]), (subject,))
     return None
 
 
 def colour(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
-    picked = _referable(scenes[0], rng, hide="colour")
+    picked = referable(scenes[0], rng, hide="colour")
     if picked is None:
         return None
     thing, subject = picked
@@ -117,12 +62,12 @@ def colour(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
         "The {it} is what colour?",
     )
     return Question(
-        "colour", _say(rng, templates, it=phrase(subject)), thing.colour, _boxes([thing]), (subject,)
+        "colour", say(rng, templates, it=phrase(subject)), thing.colour, boxes_of([thing]), (subject,)
     )
 
 
 def size(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
-    picked = _referable(scenes[0], rng, hide="size")
+    picked = referable(scenes[0], rng, hide="size")
     if picked is None:
         return None
     thing, subject = picked
@@ -133,7 +78,9 @@ def size(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
         "What is the size of the {it}?",
         "How large is the {it}?",
     )
-    return Question("size", _say(rng, templates, it=phrase(subject)), thing.size, _boxes([thing]), (subject,))
+    return Question(
+        "size", say(rng, templates, it=phrase(subject)), thing.size, boxes_of([thing]), (subject,)
+    )
 
 
 def _any_subject(scene: Scene, rng: random.Random) -> Subject:
@@ -153,7 +100,7 @@ def count(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
     (scene,) = scenes
     everything = rng.random() < 0.12
     subject = (None, None, None) if everything else _any_subject(scene, rng)
-    found = _found(scene, subject)
+    found = all_matching(scene, subject)
     if len(found) > 8 or (len(found) == 1 and rng.random() < 0.5):
         return None
     templates = (
@@ -166,7 +113,7 @@ def count(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
     words = phrase(subject, many=True)
     if everything:
         words = rng.choice(("things", "objects"))
-    return Question("count", _say(rng, templates, them=words), str(len(found)), _boxes(found), (subject,))
+    return Question("count", say(rng, templates, them=words), str(len(found)), boxes_of(found), (subject,))
 
 
 def existence(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
@@ -190,11 +137,11 @@ def existence(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
             (rng.choice(draw.KINDS), None, None),
             (None, rng.choice(list(draw.COLOURS)), None),
         ]
-        absent = [subject for subject in absent if not _found(scene, subject)]
+        absent = [subject for subject in absent if not all_matching(scene, subject)]
         if not absent:
             return None
         subject = absent[0] if rng.random() < 0.4 else rng.choice(absent)
-    found = _found(scene, subject)
+    found = all_matching(scene, subject)
     templates = (
         "Is there {it}?",
         "Do you see {it}?",
@@ -202,30 +149,16 @@ def existence(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
         "Can you see {it}?",
         "Does the picture show {it}?",
     )
-    text = _say(rng, templates, it=article(phrase(subject)))
-    return Question("existence", text, "yes" if found else "no", _boxes(found), (subject,))
-
-
-def zone(x: float, y: float) -> str | None:
-    """The third of the picture a point lies in, "center", "top left", …; None near a border of thirds."""
-    if min(abs(v - line) for v in (x, y) for line in (1 / 3, 2 / 3)) < 0.025:
-        return None
-    row = ("top", "", "bottom")[int(y * 3)]
-    column = ("left", "", "right")[int(x * 3)]
-    return " ".join(word for word in (row, column) if word) or "center"
-
-
-def _middle(thing: Thing) -> tuple[float, float]:
-    x0, y0, x1, y1 = thing.box
-    return (x0 + x1) / 2, (y0 + y1) / 2
+    text = say(rng, templates, it=article(phrase(subject)))
+    return Question("existence", text, "yes" if found else "no", boxes_of(found), (subject,))
 
 
 def position(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
-    picked = _referable(scenes[0], rng)
+    picked = referable(scenes[0], rng)
     if picked is None:
         return None
     thing, subject = picked
-    where = zone(*_middle(thing))
+    where = zone(*middle(thing))
     if where is None:
         return None
     templates = (
@@ -235,16 +168,16 @@ def position(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
         "What is the position of the {it}?",
         "Where in the picture is the {it}?",
     )
-    return Question("position", _say(rng, templates, it=phrase(subject)), where, _boxes([thing]), (subject,))
+    return Question("position", say(rng, templates, it=phrase(subject)), where, boxes_of([thing]), (subject,))
 
 
 def relation(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
     (scene,) = scenes
-    first, second = _referable(scene, rng), _referable(scene, rng)
+    first, second = referable(scene, rng), referable(scene, rng)
     if first is None or second is None or first[0] == second[0]:
         return None
     (a, subject_a), (b, subject_b) = first, second
-    (ax, ay), (bx, by) = _middle(a), _middle(b)
+    (ax, ay), (bx, by) = middle(a), middle(b)
     dx, dy = ax - bx, ay - by
     if max(abs(dx), abs(dy)) < 0.15 or max(abs(dx), abs(dy)) < 1.4 * min(abs(dx), abs(dy)):
         return None
@@ -259,7 +192,7 @@ def relation(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
             "On which side of the {b} is the {a}?",
             "How is the {a} placed relative to the {b}?",
         )
-        text, answer = _say(rng, templates, **words), truth
+        text, answer = say(rng, templates, **words), truth
     else:
         opposite = {"left": "right", "right": "left", "above": "below", "below": "above"}[truth]
         asked = rng.choice((truth, opposite))
@@ -269,9 +202,9 @@ def relation(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
             "Is it true that the {a} is {side} the {b}?",
             "Can the {a} be found {side} the {b}?",
         )
-        text = _say(rng, templates, side=names[asked], **words)
+        text = say(rng, templates, side=names[asked], **words)
         answer = "yes" if asked == truth else "no"
-    return Question("relation", text, answer, _boxes([a, b]), (subject_a, subject_b))
+    return Question("relation", text, answer, boxes_of([a, b]), (subject_a, subject_b))
 
 
 def _sign(scene: Scene, rng: random.Random, number: bool) -> tuple[Thing, Subject] | None:
@@ -299,7 +232,7 @@ def number(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
         "Read the number on the {it}.",
     )
     return Question(
-        "number", _say(rng, templates, it=phrase(subject)), thing.text, _boxes([thing]), (subject,)
+        "number", say(rng, templates, it=phrase(subject)), thing.text, boxes_of([thing]), (subject,)
     )
 
 
@@ -315,7 +248,9 @@ def word(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
         "Read the word on the {it}.",
         "What is written on the {it}?",
     )
-    return Question("word", _say(rng, templates, it=phrase(subject)), thing.text, _boxes([thing]), (subject,))
+    return Question(
+        "word", say(rng, templates, it=phrase(subject)), thing.text, boxes_of([thing]), (subject,)
+    )
 
 
 def compare(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
@@ -329,7 +264,7 @@ def compare(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
         pool.append(rng.choice(draw.KINDS if by_kind else list(draw.COLOURS)))
     first, second = rng.sample(pool, 2)
     subjects: list[Subject] = [(v, None, None) if by_kind else (None, v, None) for v in (first, second)]
-    found = [_found(scene, subject) for subject in subjects]
+    found = [all_matching(scene, subject) for subject in subjects]
     a, b = len(found[0]), len(found[1])
     if first == second or (a == b and rng.random() < 0.75):
         return None
@@ -340,7 +275,7 @@ def compare(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
         "Does the picture show {m} {a} than {b}?",
         "Are there {m} {a} in the picture than {b}?",
     )
-    text = _say(
+    text = say(
         rng,
         templates,
         m="more" if more else "fewer",
@@ -348,7 +283,7 @@ def compare(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
         b=phrase(subjects[1], many=True),
     )
     truth = a > b if more else a < b
-    return Question("compare", text, "yes" if truth else "no", _boxes(found[0] + found[1]), tuple(subjects))
+    return Question("compare", text, "yes" if truth else "no", boxes_of(found[0] + found[1]), tuple(subjects))
 
 
 def which_image(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
@@ -359,22 +294,22 @@ def which_image(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
             continue
         thing = rng.choice(scenes[index].things)
         subject = rng.choice([(thing.kind, None, None), (thing.kind, thing.colour, None)])
-        if sum(bool(_found(scene, subject)) for scene in scenes) == 1:
+        if sum(bool(all_matching(scene, subject)) for scene in scenes) == 1:
             templates = (
                 "Which image has {it}?",
                 "Which picture shows {it}?",
                 "In which image is there {it}?",
                 "In which picture do you see {it}?",
             )
-            text = _say(rng, templates, it=article(phrase(subject)))
-            evidence = _boxes(_found(scenes[index], subject), index)
+            text = say(rng, templates, it=article(phrase(subject)))
+            evidence = boxes_of(all_matching(scenes[index], subject), index)
             return Question("which image", text, str(index + 1), evidence, (subject,))
     return None
 
 
 def how_many_images(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
     subject = _any_subject(rng.choice(scenes), rng)
-    found = [_found(scene, subject) for scene in scenes]
+    found = [all_matching(scene, subject) for scene in scenes]
     total = sum(map(bool, found))
     if total == 1 and rng.random() < 0.5:
         return None
@@ -384,8 +319,8 @@ def how_many_images(scenes: Sequence[Scene], rng: random.Random) -> Question | N
         "In how many pictures do you see {it}?",
         "How many of the pictures have {it}?",
     )
-    text = _say(rng, templates, it=article(phrase(subject)))
-    evidence = sum((_boxes(things, image) for image, things in enumerate(found)), ())
+    text = say(rng, templates, it=article(phrase(subject)))
+    evidence = sum((boxes_of(things, image) for image, things in enumerate(found)), ())
     return Question("how many images", text, str(total), evidence, (subject,))
 
 
@@ -393,29 +328,29 @@ def changed(pair: tuple[Scene, Scene, str, Thing, Thing], rng: random.Random) ->
     """About two pictures made by :func:`vtprune.scenes.world.change`."""
     before, after, what, old, new = pair
     subject: Subject = (old.kind, None, None)
-    evidence = _boxes([old], 0) * (what != "added") + _boxes([new], 1) * (what != "removed")
-    if max(len(_found(before, subject)), len(_found(after, subject))) == 1 and rng.random() < 0.5:
+    evidence = boxes_of([old], 0) * (what != "added") + boxes_of([new], 1) * (what != "removed")
+    if max(len(all_matching(before, subject)), len(all_matching(after, subject))) == 1 and rng.random() < 0.5:
         templates: tuple[str, ...] = (
             "What happened to the {it}?",
             "What changed about the {it}?",
             "How is the {it} different in the second picture?",
             "What is different about the {it}?",
         )
-        return Question("changed", _say(rng, templates, it=phrase(subject)), what, evidence, (subject,))
+        return Question("changed", say(rng, templates, it=phrase(subject)), what, evidence, (subject,))
     templates = (
         "Which object changed?",
         "What object is different between the two pictures?",
         "Which thing is not the same in both images?",
         "What changed between the two images?",
     )
-    return Question("changed", _say(rng, templates), old.kind, evidence, (subject,))
+    return Question("changed", say(rng, templates), old.kind, evidence, (subject,))
 
 
 def caption(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
     """A sentence that names up to four objects, the largest ones, from left to right."""
     (scene,) = scenes
     largest = sorted(scene.things, key=lambda t: -list(SIZES).index(t.size))[:4]
-    named = sorted(largest, key=lambda t: _middle(t)[0])
+    named = sorted(largest, key=lambda t: middle(t)[0])
     if not named or len(scene.things) > 4:
         return None
     words = [article(t.describe()) + (f" that says {t.text}" if t.text else "") for t in named]
@@ -427,7 +362,9 @@ def caption(scenes: Sequence[Scene], rng: random.Random) -> Question | None:
         "What do you see from left to right?",
     )
     answer = text[0].upper() + text[1:] + "."
-    return Question("caption", _say(rng, templates), answer, _boxes(named), tuple(_subject(t) for t in named))
+    return Question(
+        "caption", say(rng, templates), answer, boxes_of(named), tuple(_subject(t) for t in named)
+    )
 
 
 def _subject(thing: Thing) -> Subject:
@@ -480,12 +417,3 @@ def ask_changed(
     asked = [changed((scene, other, what, old, new), rng) for _ in range(wanted)]
     questions = {q.text: q for q in asked if q is not None}
     return (scene, other), list(questions.values())
-
-
-def same_answer(a: str, b: str) -> bool:
-    """Exact match, but for case, a final full stop and the two spellings of colour."""
-
-    def plain(text: str) -> str:
-        return " ".join(text.lower().rstrip(". ").replace("colour", "color").split())
-
-    return plain(a) == plain(b)
