@@ -52,3 +52,12 @@ def change(signals: Signals, convert) -> Signals:
     fields = {f: getattr(signals, f) for f in ("features", *SIGNALS)}
     changed = {f: convert(value) for f, value in fields.items() if value is not None}
     return dataclasses.replace(signals, **changed)
+
+
+def cosines(x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+    x, y = x.double(), (x if y is None else y).double()
+    return torch.stack([F.cosine_similarity(a[None], y, dim=1) for a in x])
+
+
+def top(scores: torch.Tensor, k: int) -> list[int]:
+    return sorted(range(len(scores)), key=lambda i: (-float(scores[i]), i))[:k]

@@ -106,8 +106,11 @@ def test_every_method_is_listed_and_has_a_card(capsys):
     for name, info in vtprune.list_methods().items():
         assert f"\n{name} " in f"\n{listed}" and info.title in listed
         assert cli.main(["methods", name]) == 0
-        card = capsys.readouterr().out
-        assert info.title in card or info.summary in card
+        page = capsys.readouterr().out
+        assert page.startswith(info.title) and info.summary in " ".join(page.split())
+        assert (
+            info.paper in page and info.reconstruction in page and all(param in page for param in info.params)
+        )
 
 
 def test_a_sample_scene_is_drawn_and_told(tmp_path, capsys):

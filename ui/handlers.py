@@ -94,7 +94,7 @@ class Handlers:
 
     def pick_example(self, event: gr.EventData, visitor: gr.Request) -> Update:
         """An example was clicked; a run that still goes on ends."""
-        self.leave(visitor)
+        self.halt(visitor)
         return self.parts.update({**self.example(event.id), **IDLE})
 
     def pick_question(self, event: gr.EventData) -> str:
@@ -111,20 +111,22 @@ class Handlers:
         files, problems = uploads.check(given, self.engine.backbone.max_images)
         for problem in problems:
             gr.Warning(problem)
+        own_files = [path for path in files if uploads.digest(path) not in self._ours]
+        if own_files and self._ours.issuperset(shown):
+            files = own_files  # the first own picture takes the place of an example's
         now = tuple(uploads.digest(path) for path in files)
         values: dict[str, Any] = {"gallery": files} if files != given else {}
         if now != shown:
-            self.leave(visitor)
-            own = bool(set(now) - self._ours)
+            self.halt(visitor)
             values |= {
                 **screen.of_pictures(files),
                 "shown": now,
                 "strip": screen.strip(list(self.examples.values())),
                 "budget": self.budget(files, percent),
-                "note": panels.drawn_only() if own and self.bundled else "",
+                "note": panels.drawn_only() if own_files and self.bundled else "",
                 "status": panels.status("Ask a question and press Run." if files else "Add a picture."),
             }
-            if own:
+            if own_files:
                 values["chips"] = screen.chips(screen.SUGGESTIONS)
         if problems:
             values["status"] = panels.status(" ".join(problems), error=True)
@@ -219,10 +221,15 @@ class Handlers:
 
     def stop(self, visitor: gr.Request) -> Update:
         """Stop was pressed."""
-        self.leave(visitor)
+        self.halt(visitor)
         return self._over(panels.status("Stopped."))
 
-    def leave(self, visitor: gr.Request) -> None:
-        """The page was closed: its runs end."""
+    def halt(self, visitor: gr.Request) -> None:
+        """End what runs for a visitor."""
         for stop in list(self._running.get(str(visitor.session_hash), ())):
             stop.set()
+
+    def leave(self, visitor: gr.Request) -> None:
+        """The page was closed."""
+        self.halt(visitor)
+        self._running.pop(str(visitor.session_hash), None)

@@ -45,7 +45,7 @@ def _place(handlers: Handlers, opening: dict, engine: Engine) -> None:
                 type="filepath",
                 interactive=True,
                 columns=4,
-                height=132,
+                height=114,
                 object_fit="contain",
                 buttons=[],
                 elem_id="vt-gallery",
@@ -59,12 +59,15 @@ def _place(handlers: Handlers, opening: dict, engine: Engine) -> None:
                 value=opening["method"],
                 label="Pruning method",
                 filterable=False,
+                elem_id="vt-method",
             )
             part["card"] = panel(opening["card"])
             with gr.Accordion("Options", open=False):
                 part["options"] = widget("options", "vt-options", opening["options"])
                 part["longest"] = gr.Slider(4, 256, 32, step=4, label="Longest answer, in tokens")
-            part["keep"] = gr.Slider(1, 100, opening["keep"], step=1, label="Keep, in percent")
+            part["keep"] = gr.Slider(
+                1, 100, opening["keep"], step=1, label="Keep, in percent", elem_id="vt-keep"
+            )
             part["budget"] = widget("budget", "vt-budget", opening["budget"])
             with gr.Row():
                 part["run"] = gr.Button("Run", variant="primary", scale=3, min_width=60, elem_id="vt-run")

@@ -32,7 +32,7 @@ def header(model: str, device: str) -> str:
 
 def method(info: MethodInfo, card: str, reason: str | None) -> str:
     """A method in a line or two, and the rest a click away. reason: why this model cannot run it."""
-    first = re.split(r"[.:] ", info.summary, maxsplit=1)[0].rstrip(".")
+    first = re.split(r"[.:;] ", info.summary, maxsplit=1)[0].rstrip(".")
     tags = [" and ".join(ACTS_AT.get(place, place) for place in info.acts_at.split("+"))]
     tags += ["sets the number itself"] * info.adaptive + ["blends tokens"] * info.merges
     paper = (
@@ -42,7 +42,8 @@ def method(info: MethodInfo, card: str, reason: str | None) -> str:
     )
     note = f'<p class="vt-error">{escape(_sentence(reason))}</p>' if reason else ""
     tags_html = "".join(f"<span>{escape(tag)}</span>" for tag in tags) + paper
-    more = escape("\n\n".join(" ".join(part.split()) for part in card.split("\n\n")))
+    ours = [f"Where the paper leaves it open: {info.reconstruction}"] if info.reconstruction else []
+    more = escape("\n\n".join(" ".join(part.split()) for part in [*card.split("\n\n"), *ours]))
     return (
         f'{note}<div class="vt-method"><p>{escape(first)}.</p><div class="vt-tags">{tags_html}</div>'
         f"<details><summary>How it works, and when it fails</summary><div>{more}</div></details></div>"
@@ -72,11 +73,10 @@ def drawn_only() -> str:
     )
 
 
-def look(title: str, text: str, finding: str) -> str:
-    """What to look for in an example, and what its run found."""
-    return (
-        f'<p class="vt-look"><strong>{escape(title)}.</strong> {escape(text)} <em>{escape(finding)}</em></p>'
-    )
+def look(title: str, text: str) -> str:
+    """What to look for in an example."""
+    end = "" if title.endswith("?") else "."
+    return f'<p class="vt-look"><strong>{escape(title)}{end}</strong> {escape(text)}</p>'
 
 
 def streaming(full: str, pruned: str) -> str:

@@ -52,7 +52,7 @@ def strip(items: Sequence[Example], picked: str = "") -> dict[str, Any]:
             {
                 "id": item.name,
                 "title": item.title,
-                "detail": f"{titles[item.run.method].title} · {percent(item.run)}\u202f%",
+                "detail": titles[item.run.method].title,
                 "thumb": uploads.served(uploads.cached(item.pictures[0])),
             }
             for item in items

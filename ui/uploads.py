@@ -10,8 +10,9 @@ from typing import Any
 import gradio as gr
 from gradio import processing_utils
 from gradio.utils import get_upload_folder
+from PIL import Image
 
-from vtprune.images import open_image
+from vtprune.images import FORMATS, open_image
 
 PREVIEW = 1200
 """Longest side in pixels of the picture that the browser is sent."""
@@ -50,6 +51,11 @@ def cached(path: str | Path) -> str:
 
 def preview(path: str) -> tuple[dict[str, Any], int, int]:
     """(the upright picture for the browser, the upload's width and height)."""
+    with Image.open(path, formats=FORMATS) as header:
+        plain = header.format == "PNG" and header.mode == "RGB" and not header.getexif()
+        width, height = header.size
+    if plain and max(width, height) <= PREVIEW:
+        return served(path), width, height  # the browser shows it as it is
     picture = open_image(path)
     width, height = picture.size
     picture.thumbnail((PREVIEW, PREVIEW))

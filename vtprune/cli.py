@@ -179,7 +179,7 @@ def _methods(arguments: argparse.Namespace) -> None:
     from vtprune import methods
 
     if arguments.name:
-        print(methods.card(arguments.name))
+        print(methods.page(arguments.name))
         return
     known = methods.list_methods()
     width = max(map(len, known))
@@ -214,7 +214,7 @@ def _sample(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from vtprune.evaluate import evaluate
+    from vtprune.evaluate import clip_rank, evaluate
 
     engine = _engine(arguments)
     report = None
@@ -228,6 +228,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         print(
             f"\nsame answer as with all tokens: {report.agreement:.1%}; evidence kept: {report.evidence:.1%}"
         )
+    if engine.backbone.missing("clip_patches") is None:
+        rank = clip_rank(engine, min(arguments.count, 420), arguments.split)
+        print(f"mean rank of the evidence by CLIP similarity (0 best, chance 0.5): {rank:.3f}")
 
 
 def _bench_engine(arguments: argparse.Namespace) -> None:

@@ -144,6 +144,32 @@ def _overlap(boxes: Tensor, box: Tensor) -> Tensor:
     return (high - low).clamp(min=0).prod(1)
 
 
+def clip_rank(engine: Engine, count: int, split: str = "heldout") -> float:
+    """Mean rank of the evidence's patches by their CLIP similarity to the question: 0 is the most similar
+    patch of the picture, 1 the least, 0.5 what chance gives.
+
+    Over those of `count` held-out questions that are about one picture and have evidence; a patch is the
+    evidence's when at least half of it lies in one of its boxes.
+    """
+    ranks = []
+    for pictures, question in heldout(count, split):
+        if len(pictures) > 1 or not question.evidence:
+            continue
+        prompt = engine.backbone.prepare(pictures, question.text)
+        patches, text, sign = engine.backbone.clip(prompt, engine.backbone.encode(prompt, {"clip_patches"}))
+        similarity = sign * (patches @ text.mean(0))
+        rank = similarity.argsort(descending=True).argsort().float() / (len(similarity) - 1)
+        boxes = prompt.segments[0].boxes
+        area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+        inside = [
+            _overlap(boxes, torch.tensor(box) * PICTURE_SIDE) >= area / 2 for _, box in question.evidence
+        ]
+        mine = torch.stack(inside).any(0)
+        if mine.any():
+            ranks.append(float(rank[mine.to(rank.device)].mean()))
+    return _mean(ranks)
+
+
 def evaluate(
     engine: Engine,
     method: str = "random",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vtprune.images import open_image
+from vtprune.methods import list_methods
 from vtprune.types import Run, Stage
 
 View = Literal["kept", "scores"]
@@ -20,7 +22,7 @@ PALETTE = (
     "#22a884", "#44bf70", "#7ad151", "#bddf26", "#fde725",
 )  # fmt: skip
 """The viridis colour map, which colour-blind people can read too, at equal distances."""
-LOOK = {"heat": 0.82, "dropped": 0.62, "merged": 0.3, "unseen": 0.8, "hatch": 0.3}
+LOOK = {"heat": 0.78, "dropped": 0.62, "merged": 0.3, "unseen": 0.8, "hatch": 0.3}
 """Opacity of the heat colours, of the veil over what is gone, and of the hatching; the browser's map takes
 them from here too."""
 VEIL = (22, 26, 36)
@@ -135,7 +137,7 @@ def render_png(run: Run, images: Sequence[str | os.PathLike[str] | Image.Image])
     head = _wrapped(f"{run.question}", 22, width - 2 * MARGIN)
     below = [
         f"all {run.tokens} tokens:  {run.full.answer or '(nothing)'}",
-        f"{run.method} at {_budget(run)}:  {run.pruned.answer or '(nothing)'}",
+        f"{list_methods()[run.method].title}, {_budget(run)}:  {run.pruned.answer or '(nothing)'}",
         f"{run.comparison.summary}",
     ]
     foot = "\n".join(_wrapped(line, 18, width - 2 * MARGIN) for line in below)
@@ -163,8 +165,8 @@ def render_png(run: Run, images: Sequence[str | os.PathLike[str] | Image.Image])
 
 def _budget(run: Run) -> str:
     if not run.stages:
-        return "a budget of everything"
-    return f"{run.stages[-1].after} of {run.tokens} tokens"
+        return f"all {run.tokens} tokens kept"
+    return f"{run.stages[-1].after} of {run.tokens} tokens kept"
 
 
 def _mix(base: np.ndarray, over: np.ndarray | float, strength: np.ndarray | float) -> np.ndarray:
@@ -181,7 +183,7 @@ def _hatching(width: int, height: int) -> np.ndarray:
 def _outline(image: Image.Image, boxes: np.ndarray, real: np.ndarray, shown: Patches) -> None:
     """A white line on a dark one around every group of kept patches."""
     draw = ImageDraw.Draw(image)
-    thin = max(1, round(max(image.size) / 350))
+    thin = max(2, round(max(image.size) / 350))
     lines = []
     for i in np.flatnonzero(shown.kept & real):
         x0, y0, x1, y1 = (int(value) for value in boxes[i])
@@ -189,7 +191,7 @@ def _outline(image: Image.Image, boxes: np.ndarray, real: np.ndarray, shown: Pat
         for neighbour, side in zip(shown.neighbours[i], sides, strict=True):
             if neighbour < 0 or not shown.kept[neighbour]:
                 lines.append(side)
-    for fill, thickness in (("#11141c", 3 * thin), ("#ffffff", thin)):
+    for fill, thickness in (("#11141c", thin + 2 * math.ceil(thin / 2)), ("#ffffff", thin)):
         for line in lines:
             draw.line(line, fill, thickness)
 

@@ -96,7 +96,6 @@ def greedy_logdet(
         left.append(value)
         chosen[j] = True
         row = (scaled @ scaled[j].T).squeeze(1)
-        row[j] += ridge
         row -= factor[:step].T @ factor[:step, j].squeeze(1)
         factor[step] = row / value.clamp(min=1e-30).sqrt()
         residual = (residual - factor[step].square()).clamp(min=0)

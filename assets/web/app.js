@@ -126,6 +126,7 @@
       percent = null;
       write("");
     });
+    document.addEventListener("vtprune:map", () => write(""));
     budgetLine = (share, request) => {
       percent = share;
       write(window.vtprune.maps.main ? window.vtprune.maps.main.budget(share, request) : "");
@@ -145,8 +146,11 @@
     },
     /* Run was pressed: say so at once, and on a narrow screen bring the result into view. */
     started() {
-      const line = document.querySelector(".vt-status-text");
-      if (line) line.textContent = "Waiting for the model …";
+      const line = document.querySelector("#vt-ask .vt-status");
+      if (line) {
+        line.className = "vt-status";
+        line.textContent = "Waiting for the model …";
+      }
       const map = document.getElementById("vt-see");
       if (map && window.innerWidth < 900) map.scrollIntoView({ behavior: "smooth" });
     },

@@ -87,7 +87,8 @@
       this.stages = make("select", "vt-stage");
       this.stages.setAttribute("aria-label", "After which selection");
       this.stages.addEventListener("change", () => this.draw());
-      bar.append(views, this.stages);
+      this.where = make("span", "vt-quiet");
+      bar.append(views, this.stages, this.where);
       this.grid = make("div", "vt-map-grid");
       this.legend = make("div", "vt-legend");
       this.readout = make("p", "vt-readout");
@@ -116,11 +117,13 @@
         this.figures = value.images.map((image, index) => this.figure(image, index));
         this.grid.replaceChildren(...this.figures.map((figure) => figure.root));
       }
+      document.dispatchEvent(new CustomEvent("vtprune:map", { detail: this.props.name }));
       this.place();
       const stages = value.stages.map((stage, index) => new Option(stage.label, index));
       this.stages.replaceChildren(...stages);
       this.stages.value = String(stages.length - 1);
       this.stages.hidden = stages.length < 2;
+      this.where.textContent = stages.length === 1 ? `chosen ${value.stages[0].label}` : "";
       this.draw();
     }
 
@@ -258,9 +261,10 @@
       const image = this.value.images[index];
       const own = this.pictures[index];
       const count = own.filter((patch) => this.keptNow.has(patch.id)).length;
-      const text = this.value.stages.length ? `${count} of ${own.length} patches kept` : `${own.length} patches`;
+      const text = this.describe(count, own.length);
       caption.replaceChildren(make("span", "vt-name", image.name), make("span", "", text));
-      canvas.setAttribute("aria-label", `${image.name}: ${text}. Arrow keys move from patch to patch, Enter pins.`);
+      const keys = own.length ? `: ${text}. Arrow keys move from patch to patch, Enter pins` : "";
+      canvas.setAttribute("aria-label", `${image.name}${keys}.`);
       if (!picture.complete || !picture.naturalWidth || !canvas.clientWidth) return;
       const scale = Math.min(window.devicePixelRatio || 1, 2);
       const width = Math.round(canvas.clientWidth * scale);
@@ -317,10 +321,17 @@
           inside(own.filter((patch) => this.absorbed(patch.id)), () => (grey(), veil(look.merged)));
           inside(own.filter((patch) => this.keptNow.has(patch.id)), whole);
         }
-        this.outline(ctx, own, rect, Math.max(1, Math.round(width / 350)));
+        this.outline(ctx, own, rect, Math.max(2, Math.round(width / 350)));
       }
       this.evidence(ctx, index, width, height);
       this.mark(ctx, index, rect, scale);
+    }
+
+    describe(kept, all) {
+      const stage = this.stage();
+      if (!all) return "";
+      if (!stage) return `all ${all} patches kept`;
+      return stage.into ? `${all} patches blended into ${kept}` : `${kept} of ${all} patches kept`;
     }
 
     hatch(ctx, width, height) {
@@ -349,7 +360,7 @@
           ctx.lineTo(x1, y1);
         });
       }
-      for (const [style, width] of [["#11141c", 3 * thin], ["#ffffff", thin]]) {
+      for (const [style, width] of [["#11141c", thin + 2 * Math.ceil(thin / 2)], ["#ffffff", thin]]) {
         ctx.strokeStyle = style;
         ctx.lineWidth = width;
         ctx.stroke();
@@ -376,9 +387,9 @@
       if (this.cursor === null) return;
       const stage = this.stage();
       const target = stage && stage.into ? stage.into[this.cursor] : -1;
-      for (const patch of this.pictures[index]) {
-        const same = target >= 0 && stage.into[patch.id] === target;
-        if (patch.id !== this.cursor && !same) continue;
+      const group = this.pictures[index].filter((patch) => target >= 0 && stage.into[patch.id] === target);
+      const own = this.pictures[index].filter((patch) => patch.id === this.cursor);
+      for (const patch of [...group, ...own]) {
         const [x, y, w, h] = rect(patch);
         const strong = patch.id === this.cursor;
         ctx.strokeStyle = "#000000";
@@ -410,9 +421,16 @@
         if (own.some((patch) => !this.keptNow.has(patch.id) && !this.absorbed(patch.id))) items.push(key("vt-key-dropped", "dropped"));
       }
       if (this.limits) items.push(key("vt-key-line", "outlined: kept"));
+      if (ran && this.shown !== "picture" && this.pictures.some((patches) => this.covered(patches) < 0.99)) {
+        items.push(key("vt-key-unseen", "outside the model's view"));
+      }
       if (this.value.evidence.length) items.push(key("vt-key-evidence", "what decides the answer"));
       this.legend.replaceChildren(...items);
       this.tell();
+    }
+
+    covered(patches) {
+      return patches.reduce((sum, { box }) => sum + (box[2] - box[0]) * (box[3] - box[1]), 0);
     }
 
     bar(low, middle, high, text) {

@@ -13,6 +13,7 @@ from vtprune.methods.base import (
     list_methods,
     make,
     merged,
+    page,
     register,
     select,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "list_methods",
     "make",
     "merged",
+    "page",
     "register",
     "select",
 ]

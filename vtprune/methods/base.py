@@ -154,6 +154,22 @@ def card(name: str) -> str:
     return inspect.cleandoc(find(name).__doc__ or "")
 
 
+def page(name: str) -> str:
+    """Everything a method says about itself, for a terminal: its heading, its card, and its facts."""
+    described = card(name)  # first, since it tells of an unknown name
+    info = list_methods()[name]
+    heading = f"{info.title} ({info.year})" if info.year else info.title
+    facts = [
+        ("paper", info.paper),
+        ("acts at", info.acts_at),
+        ("needs", ", ".join(info.needs)),
+        ("options", ", ".join(f"{key}={value!r}" for key, value in info.params.items())),
+        ("ours", info.reconstruction),
+    ]
+    lines = [f"{label + ':':<9} {value}" for label, value in facts if value]
+    return "\n".join([heading, "=" * len(heading), "", described, "", *lines])
+
+
 def find(name: str) -> type[Method]:
     """The class registered under `name`; ValueError names the closest match and all known ones."""
     if name not in _registry:
@@ -266,8 +282,6 @@ def guarded(
             len(images) <= k <= n,
             f"{name}: cannot keep {k} of {n} visual tokens from {len(images)} image(s).",
         )
-        if k == n and not full:
-            return Selection(keep=torch.arange(n, device=signals.features.device))
     groups = [torch.arange(n, device=signals.features.device)]
     if not together and len(images) > 1:
         ids = signals.image_ids()

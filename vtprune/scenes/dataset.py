@@ -92,10 +92,16 @@ def subject_codes(subject: Subject) -> list[int]:
     return [-1 if value is None else known.index(value) for value, known in zip(subject, names, strict=True)]
 
 
-def items(rng: random.Random, split: str, images: int, wanted: int) -> tuple[list[Scene], list[Question]]:
-    """One training item: `images` scenes of a split and up to `wanted` questions about them."""
+def items(
+    rng: random.Random, split: str, images: int, wanted: int, signs: float = 0.0
+) -> tuple[list[Scene], list[Question]]:
+    """One training item: `images` scenes of a split and up to `wanted` questions about them.
+
+    signs: share of the items whose pictures are chosen for holding a sign.
+    """
+    lettered = rng.random() < signs
     while True:
-        scenes = [sample(split_seed(split, rng.randrange(10**6))) for _ in range(images)]
+        scenes = [_scene(rng, split, lettered) for _ in range(images)]
         if images == 1:
             asked = questions.ask(scenes, rng, wanted)
         elif images == 2 and rng.random() < 0.6:
@@ -110,8 +116,16 @@ def items(rng: random.Random, split: str, images: int, wanted: int) -> tuple[lis
             return scenes, asked
 
 
+def _scene(rng: random.Random, split: str, lettered: bool) -> Scene:
+    while True:
+        scene = sample(split_seed(split, rng.randrange(10**6)))
+        if not lettered or any(thing.text for thing in scene.things):
+            return scene
+
+
 class Stream(IterableDataset[Batch]):
     """Endless batches. mix: {images an item: weight}; a batch with n images an item has batch_size / n items.
+    signs: see :func:`items`.
     Worker w of epoch `seed` draws its own scenes; two streams with one seed and worker count are equal."""
 
     def __init__(
@@ -121,11 +135,12 @@ class Stream(IterableDataset[Batch]):
         wanted: int,
         mix: dict[int, float],
         seed: int | str,
+        signs: float = 0.0,
         phrases: int = 64,
         split: str = "train",
     ) -> None:
         self.tokenizer, self.batch_size, self.wanted, self.mix = tokenizer, batch_size, wanted, mix
-        self.seed, self.phrases, self.split = seed, phrases, split
+        self.seed, self.signs, self.phrases, self.split = seed, signs, phrases, split
 
     def __iter__(self) -> Iterator[Batch]:
         worker = torch.utils.data.get_worker_info()
@@ -133,7 +148,9 @@ class Stream(IterableDataset[Batch]):
         while True:
             images = rng.choices(list(self.mix), list(self.mix.values()))[0]
             count = max(1, self.batch_size // images)
-            yield self.collate([items(rng, self.split, images, self.wanted) for _ in range(count)], rng)
+            yield self.collate(
+                [items(rng, self.split, images, self.wanted, self.signs) for _ in range(count)], rng
+            )
 
     def collate(self, batch: list[tuple[list[Scene], list[Question]]], rng: random.Random) -> Batch:
         pictures: list[np.ndarray] = []

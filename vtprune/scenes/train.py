@@ -37,6 +37,8 @@ STAGES = {"vision": 0.42, "language": 0.33, "joint": 0.25}
 PATCHES = GRID * GRID
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+SIGNS = {"vision": 0.4, "language": 0.25, "joint": 0.25}
+"""Share of items chosen for holding a sign; letters are the hardest to learn, and few."""
 DECODER_MIX = {1: 0.7, 2: 0.2, 3: 0.07, 4: 0.03}
 """How often an item has 1, 2, 3 or 4 pictures while the decoder trains."""
 
@@ -83,12 +85,13 @@ class Trainer:
         return states[-2][:, 1:], states[-1]
 
     def dense_loss(
-        self, projected: Tensor, classes: Tensor, measures: Tensor
+        self, projected: Tensor, classes: Tensor, measures: Tensor, letters: float
     ) -> tuple[Tensor, dict[str, float]]:
-        """projected [P, M, D]; classes [P, M, 6]; measures [P, M, 5]."""
+        """projected [P, M, D]; classes [P, M, 6]; measures [P, M, 5]. letters: weight of what signs say, on
+        few patches, whose noise would drown the shapes at first."""
         logits, places = self.heads(projected.flatten(0, 1), self.embedding)
         classes = classes.flatten(0, 1)
-        weights = (1.0, 0.4, 0.2, 0.25, 0.25, 0.25)
+        weights = (1.0, 0.4, 0.2, letters, letters, letters)
         loss = projected.new_zeros((), dtype=torch.float32)
         log = {}
         for field, (weight, scores) in enumerate(zip(weights, logits, strict=True)):
@@ -195,19 +198,24 @@ class Trainer:
             seen, last = self.encode(pictures, keep)
             projected = self.llava.model.multi_modal_projector(seen)
             classes, measures = _rows(classes, keep), _rows(measures, keep)
-            dense, log = self.dense_loss(projected, classes, measures)
+            letters = min(0.8, max(0.25, 0.25 + 2.2 * (progress - 0.45)))
+            dense, log = self.dense_loss(projected, classes, measures, letters)
             contrast, more = self.clip_loss(last, classes, batch)
             return dense + contrast, log | more
-        with torch.set_grad_enabled(stage == "joint"):
-            seen, last = self.encode(pictures, None)
         whole = torch.rand(()) < (0.5 if stage == "joint" and progress > 0.4 else 0.08)
         kept = PATCHES if whole else (64, 96, 128)[int(torch.randint(3, ()))]
-        keep = _thin(thing, kept, prefer_objects=bool(torch.rand(()) < 0.65))
+        objects = bool(torch.rand(()) < 0.65)
+        keep = _thin(thing, kept, prefer_objects=objects)
+        early = objects and not whole  # leave them out of the tower as well, which is quicker
+        with torch.set_grad_enabled(stage == "joint"):
+            seen, last = self.encode(pictures, keep if early else None)
         projected = self.llava.model.multi_modal_projector(seen)
-        thinned = _rows(projected, keep).unflatten(0, (count, images))
+        thinned = (projected if early else _rows(projected, keep)).unflatten(0, (count, images))
         loss, log = self.answer_loss(thinned, keep.unflatten(0, (count, images)), batch)
         if stage == "joint":
-            dense, more = self.dense_loss(projected, classes, measures)
+            if early:
+                classes, measures = _rows(classes, keep), _rows(measures, keep)
+            dense, more = self.dense_loss(projected, classes, measures, letters=0.8)
             contrast, most = self.clip_loss(last, classes, batch)
             loss, log = loss + 0.3 * dense + 0.3 * contrast, log | more | most
         return loss, log
@@ -328,7 +336,7 @@ def _train_stage(
     mix = {1: 1.0} if stage == "vision" else DECODER_MIX
     size = arguments.batch * (1 if stage == "vision" else 0.5)
     seed = f"{arguments.seed}-{stage}-{spent:.0f}"
-    stream = Stream(trainer.tokenizer, int(size), 10, mix, seed)
+    stream = Stream(trainer.tokenizer, int(size), 10, mix, seed, signs=SIGNS[stage])
     loader = DataLoader(
         stream, batch_size=None, num_workers=arguments.workers, prefetch_factor=4, persistent_workers=True
     )

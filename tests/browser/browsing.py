@@ -1,0 +1,152 @@
+"""A served page, a real browser, and what a person sees in it."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, Request, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 60_000
+"""Milliseconds: a run on two busy cores takes seconds, not tens of them."""
+
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+Theme = Literal["light", "dark"]
+
+_asked: WeakKeyDictionary[Page, float] = WeakKeyDictionary()
+"""When each page last asked the server for something."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def app(*arguments: str) -> Iterator[str]:
+    """``python app.py`` as a person starts it; gives its address."""
+    port = free_port()
+    command = [sys.executable, "app.py", "--port", str(port), *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        try:
+            address = f"http://127.0.0.1:{port}"
+            for _ in range(600):
+                with contextlib.suppress(OSError):
+                    assert health(address)["ok"]
+                    break
+                assert process.poll() is None, process.stdout and process.stdout.read().decode()
+                time.sleep(0.2)
+            else:
+                raise AssertionError("the app did not start within two minutes")
+            yield address
+        finally:
+            process.terminate()
+
+
+def health(address: str) -> dict:
+    with urllib.request.urlopen(f"{address}/health", timeout=5) as answer:
+        return json.load(answer)
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    """The system's Chromium, or Playwright's own; an error, not a skip, when there is none."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextlib.contextmanager
+def visit(
+    browser: Browser, address: str, width: int = 1440, height: int = 900, theme: Theme = "light"
+) -> Iterator[Page]:
+    """A page that can reach 127.0.0.1 only; any attempt to reach more, and any error in a script, fails."""
+    context = browser.contexts[0] if browser.contexts else browser.new_context()
+    page = context.new_page()
+    page.set_viewport_size({"width": width, "height": height})
+    page.emulate_media(color_scheme=theme)
+    page.set_default_timeout(PATIENCE)
+    strangers, errors = [], []
+
+    def note(request: Request) -> None:
+        _asked[page] = time.monotonic()
+        if not request.url.startswith(("http://127.0.0.1:", "data:", "blob:")):
+            strangers.append(request.url)
+
+    page.on("request", note)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    try:
+        page.goto(address)
+        yield page
+        assert not strangers, f"the page asked others for {strangers}"
+        assert not errors, f"the browser complained: {errors}"
+    finally:
+        page.close()
+
+
+def alive(page: Page) -> None:
+    """Wait until the map is drawn and the bars are there."""
+    page.locator("canvas").first.wait_for()
+    page.locator(".js-plotly-plot .bars path").first.wait_for(state="attached")
+    page.wait_for_function("document.querySelector('canvas').width > 300")
+    settle(page)
+
+
+def settle(page: Page, quiet: float = 0.4) -> None:
+    """Wait until the page has asked the server for nothing for a while. (It is never idle for good: it keeps
+    a line open by which the server sees that it is still there.)"""
+    while time.monotonic() - _asked[page] < quiet:
+        page.wait_for_timeout(100)
+
+
+def run(page: Page) -> str:
+    """Press Run and wait for its end; what the status line says then."""
+    page.evaluate("document.querySelector('#vt-ask .vt-status').textContent = ''")
+    page.locator("#vt-run").click()
+    page.wait_for_function(
+        "/^(Done|Not run|Stopped|Something)/.test(document.querySelector('#vt-ask .vt-status').innerText)"
+    )
+    settle(page)
+    return page.locator("#vt-ask .vt-status").inner_text()
+
+
+def pixels(canvas: Locator) -> np.ndarray:
+    """[height, width, 3] int: the canvas as it is drawn."""
+    data = canvas.evaluate("node => node.toDataURL('image/png').split(',')[1]")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")).astype(int)
+
+
+def patch(image: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
+    """The inner part of a patch on a drawn canvas. box: in the upload's pixels, size: of the upload."""
+    height, width = image.shape[:2]
+    x0, x1 = (round(x / size[0] * width) for x in (box[0], box[2]))
+    y0, y1 = (round(y / size[1] * height) for y in (box[1], box[3]))
+    dx, dy = (x1 - x0) // 4, (y1 - y0) // 4
+    return image[y0 + dy : y1 - dy, x0 + dx : x1 - dx]
+
+
+def colourful(part: np.ndarray) -> float:
+    """How far from grey the pixels are; the median, so that a line across does not count."""
+    return float(np.median(part.max(-1) - part.min(-1)))

@@ -1,0 +1,113 @@
+"""Pictures of a run, drawn with Pillow."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from conftest import picture
+from PIL import Image
+
+from vtprune import export
+from vtprune.types import Segment, Stage
+
+GRID = (4, 6)
+SIZE = (120, 80)
+BRIGHT = 9
+
+
+def boxes(rows: int = GRID[0], columns: int = GRID[1], side: int = 20) -> torch.Tensor:
+    places = [
+        (c * side, r * side, (c + 1) * side, (r + 1) * side) for r in range(rows) for c in range(columns)
+    ]
+    return torch.tensor(places, dtype=torch.float32)
+
+
+@pytest.fixture
+def one_hot(engine):
+    """A run whose only scored and kept token is number 9."""
+    run = engine.run([picture(1)], "what is in the picture", "random", 0.2, 4, repeats=0)
+    count = GRID[0] * GRID[1]
+    scores = [float(token == BRIGHT) for token in range(count)]
+    stage = Stage("vision", None, count, 1, [BRIGHT], None, list(range(count)), scores)
+    info = dataclasses.replace(run.images[0], width=SIZE[0], height=SIZE[1])
+    segment = Segment(0, 0, count, GRID, boxes())
+    return dataclasses.replace(run, segments=(segment,), stages=[stage], images=[info])
+
+
+def inner(image: Image.Image, token: int) -> np.ndarray:
+    x0, y0, x1, y1 = (int(value) for value in boxes()[token])
+    return np.asarray(image).astype(int)[y0 + 5 : y1 - 5, x0 + 5 : x1 - 5]
+
+
+def test_a_kept_patch_is_untouched_and_a_dropped_one_is_grey(one_hot):
+    plain = Image.new("RGB", SIZE, "#c9502b")
+    drawn = export.draw_map(plain, export.patches(one_hot, 0, one_hot.stages[0]))
+    assert drawn.size == SIZE
+    for token in range(GRID[0] * GRID[1]):
+        part = inner(drawn, token)
+        if token == BRIGHT:
+            assert (part == np.array([0xC9, 0x50, 0x2B])).all()
+        else:
+            assert np.median(part.max(-1) - part.min(-1)) < 14
+            assert part.std((0, 1)).max() > 5  # hatched
+
+
+def test_a_one_hot_score_lights_exactly_its_patch(one_hot):
+    drawn = export.draw_map(
+        Image.new("RGB", SIZE, "grey"), export.patches(one_hot, 0, one_hot.stages[0]), "scores"
+    )
+    light = [inner(drawn, token).mean() for token in range(GRID[0] * GRID[1])]
+    assert int(np.argmax(light)) == BRIGHT
+    assert light[BRIGHT] > 60 + max(value for token, value in enumerate(light) if token != BRIGHT)
+
+
+def test_without_a_stage_nothing_is_changed_but_the_border(one_hot):
+    plain = Image.new("RGB", SIZE, "#c9502b")
+    drawn = export.draw_map(plain, export.patches(one_hot, 0, None))
+    assert all((inner(drawn, token) == np.array([0xC9, 0x50, 0x2B])).all() for token in range(24))
+
+
+def test_merged_patches_are_lighter_than_dropped_ones(one_hot):
+    stage = dataclasses.replace(
+        one_hot.stages[0], merge_rows=[0, 0], merge_cols=[BRIGHT, 0], merge_weights=[0.5, 0.5]
+    )
+    drawn = export.draw_map(Image.new("RGB", SIZE, "#c9502b"), export.patches(one_hot, 0, stage))
+    merged, dropped = inner(drawn, 0), inner(drawn, 20)
+    assert merged.mean() > dropped.mean() + 15 and merged.std((0, 1)).max() < 2
+
+
+def test_what_no_token_sees_is_darkest(one_hot):
+    segment = dataclasses.replace(one_hot.segments[0], boxes=boxes() / 2)
+    run = dataclasses.replace(one_hot, segments=(segment,))
+    drawn = np.asarray(
+        export.draw_map(Image.new("RGB", SIZE, "white"), export.patches(run, 0, run.stages[0]))
+    )
+    assert drawn[60:, 80:].mean() < 80 and drawn[60:, 80:].std() < 8
+
+
+def test_colours_run_along_the_palette():
+    assert export.colour(0.0).tolist() == [0x44, 0x01, 0x54]
+    assert export.colour(1.0).tolist() == [0xFD, 0xE7, 0x25]
+    assert export.colour(2.0).tolist() == export.colour(1.0).tolist()
+    light = [export.colour(share).mean() for share in np.linspace(0, 1, 30)]
+    assert light == sorted(light)
+
+
+@pytest.mark.parametrize("method", ["random", "downsample", "fastv"])
+def test_a_sheet_of_a_real_run(engine, method):
+    pictures = [picture(1, 90, 50), picture(2, 40, 70)]
+    run = engine.run(pictures, "what is in the picture? " * 8, method, 0.5, 4, repeats=0)
+    sheet = export.render_png(run, pictures)
+    assert sheet.mode == "RGB" and sheet.width > export.PANEL
+    assert len(sheet.getcolors(1 << 20)) > 50
+
+
+def test_a_sheet_of_other_pictures_is_refused(engine):
+    run = engine.run([picture(1)], "what", "random", 0.5, 4, repeats=0)
+    with pytest.raises(ValueError, match="not the pictures of the run"):
+        export.render_png(run, [picture(1, 61, 50)])
+    with pytest.raises(ValueError, match="not the pictures of the run"):
+        export.render_png(run, [picture(1), picture(1)])
