@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import random
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 import vtprune
 from vtprune.scenes import dataset, draw, questions
 from vtprune.scenes.dataset import GRID, PICTURE, Stream, patch_truth
-from vtprune.scenes.train import PATCHES, Trainer, _thin
+from vtprune.scenes.train import STAGES, train
+from vtprune.scenes.trainer import PATCHES, Trainer, thin
 from vtprune.scenes.world import WORDS, Scene, render, sample
 
 
@@ -46,7 +48,7 @@ def test_a_packed_question_sees_what_the_same_question_sees_alone(trainer, expor
         seen, _ = trainer.encode(batch.pictures.flatten(0, 1), None)
         visual = trainer.llava.model.multi_modal_projector(seen).unsqueeze(0)
         everything = torch.arange(PATCHES).expand(1, 2, -1)
-        packed, _ = trainer.answer_loss(visual, everything, batch)
+        packed, _ = trainer.answer_loss(visual, everything, batch, recall=False)
 
     engine = vtprune.load(exported, device="cpu")
     model, processor = engine.backbone.model, engine.backbone.processor
@@ -123,7 +125,7 @@ def test_an_empty_scene_is_all_background():
 def test_thinning_keeps_objects_first():
     thing = torch.full((1, PATCHES), -1)
     thing[0, 10:40] = 3
-    keep = _thin(thing, 64, prefer_objects=True)[0]
+    keep = thin(thing, 64, prefer_objects=True)[0]
     assert len(set(keep.tolist())) == 64 and set(range(10, 40)) <= set(keep.tolist())
     assert keep.tolist() == sorted(keep.tolist())
 
@@ -158,3 +160,26 @@ def test_every_stage_learns(trainer, stage):
         losses.append(loss.item())
     trainer.modules.load_state_dict(before)
     assert losses[-1] < losses[0]
+
+
+def test_training_goes_on_from_an_exported_model(trainer, exported, tmp_path):
+    again = Trainer(tmp_path, "small", torch.device("cpu"), seed=9)
+    again.load(exported)
+    for (name, ours), theirs in zip(
+        trainer.modules.state_dict().items(), again.modules.state_dict().values(), strict=True
+    ):
+        assert torch.equal(ours.bfloat16().float(), theirs), name
+
+
+def test_a_run_of_the_script_leaves_a_model_and_resumes(tmp_path, capsys):
+    """Seconds of all three stages; the second call finds nothing left to do."""
+    arguments = argparse.Namespace(
+        out=tmp_path, minutes=0.05, size="small", device="cpu", batch=4, workers=0, seed=0, export=None,
+        start=None, stages=list(STAGES),
+    )  # fmt: skip
+    train(arguments)
+    log = (tmp_path / "log.txt").read_text()
+    assert all(f"{stage} " in log for stage in STAGES)
+    assert vtprune.load(tmp_path / "export", device="cpu").backbone.layers >= 6
+    train(arguments)
+    assert (tmp_path / "log.txt").read_text() == log

@@ -129,7 +129,7 @@ def test_the_chart_has_four_stages_for_two_sides_and_the_spread(run):
     figure = charts.latency(run)
     assert [len(bar.x) for bar in figure.data] == [2, 2, 2, 2]
     assert figure.data[1].x[1] == 0  # without pruning nothing is selected
-    assert all(low >= -1e-9 for bar in figure.data for low in bar.error_x.arrayminus)
+    assert all(low >= -1e-9 for low in figure.data[3].error_x.arrayminus)
     assert "tokens" in figure.data[3].name
     assert not charts.latency(None).data
 
@@ -163,7 +163,8 @@ def test_pictures_are_sent_once_and_text_about_ten_times_a_second(run):
         Token(side, dataclasses.replace(run.full.tokens[0], id=-1)) for side in ("full", "pruned")
     ] * 50
     events += [Timing(1, 2), Timing(2, 2), Done(run)]
-    request = Request(["x"], [{"path": "x"}], run.question, "atp", {}, 0.4, 1000)
+    upload = uploads.Upload("x", "d", "x", 60, 50)
+    request = Request([upload], run.question, "atp", {}, 0.4, 1000)
     ticks = iter(range(10**6))
     sent = list(follow(events, request, ends=(), clock=lambda: next(ticks) / 100))
     assert sum("map" in values for values in sent) == 2  # after the selection, and complete at the end
@@ -190,6 +191,7 @@ def test_a_run_ends_with_everything_filled_and_the_button_free(page, upload):
         ({"question": None}, "Not run: the question is empty"),
         ({"files": []}, "Not run: there is no picture"),
         ({"method": "fastv", "percent": 1}, "Not run: fastv cannot bring"),
+        ({"percent": None}, "Not run: the budget is empty"),
         ({"longest": None}, "Not run: max_new_tokens=0"),
         (
             {"options": [{"name": "alpha", "value": 7, "kind": "float"}], "method": "atp"},
@@ -288,9 +290,20 @@ def test_previews_are_upright_and_small(tmp_path):
     exif[0x0112] = 6
     path = tmp_path / "large.jpg"
     Image.new("RGB", (3000, 2000), "red").save(path, exif=exif)
-    served, width, height = uploads.preview(str(path))
-    assert (width, height) == (2000, 3000)
-    assert Image.open(served["path"]).size == (800, 1200)
+    upload = uploads.opened(str(path))
+    assert (upload.width, upload.height) == (2000, 3000)
+    assert Image.open(upload.shown).size == (800, 1200)
+
+
+def test_an_upload_is_decoded_once_and_again_when_its_preview_is_gone(tmp_path, monkeypatch):
+    path = tmp_path / "again.jpg"
+    picture(3).save(path)
+    first = uploads.opened(str(path))
+    with monkeypatch.context() as patched:
+        patched.setattr(uploads, "open_image", None)
+        assert uploads.opened(str(path)) == first
+    Path(first.shown).unlink()
+    assert Path(uploads.opened(str(path)).shown).is_file()
 
 
 # ---- the page ----

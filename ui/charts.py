@@ -6,7 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from vtprune.types import Run, Spread
+from vtprune.types import Run, Side, Spread
 
 STAGES = {
     "encode": ("Encode picture", "#5b7bb4", ""),
@@ -29,9 +29,10 @@ def latency(run: Run | None) -> go.Figure:
         figure.add_annotation(text="Not measured yet", showarrow=False, font={"size": 14})
         return _laid_out(figure, shown=False)
     sides = (run.pruned, run.full)
+    ends = [total(side, steps(run)) for side in sides]
     for stage, (name, colour, pattern) in STAGES.items():
         count = steps(run) if stage == "decode" else 1
-        spreads = [_times(side.timings[stage], count) for side in sides]
+        spreads = [times(side.timings[stage], count) for side in sides]
         label = f"{name}, {count} token{'s' * (count > 1)}" if stage == "decode" else name
         figure.add_bar(
             orientation="h",
@@ -39,24 +40,46 @@ def latency(run: Run | None) -> go.Figure:
             x=[spread.median for spread in spreads],
             name=label,
             marker={"color": colour, "pattern": _pattern(pattern)},
-            text=[f"{spread.median:.3g}" for spread in spreads],
+            text=[milliseconds(spread.median) for spread in spreads],
             textposition="inside",
-            insidetextanchor="start",
+            insidetextanchor="middle",
             textangle=0,
             insidetextfont={"color": "#ffffff"},
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": [spread.high - spread.median for spread in spreads],
-                "arrayminus": [spread.median - spread.low for spread in spreads],
-                "thickness": 1.2,
-                "width": 4,
-            },
+            error_x=_whisker(ends) if stage == "decode" else None,
             customdata=[(spread.low, spread.high, spread.n) for spread in spreads],
             hovertemplate=f"{label}: %{{x:.3g}} ms (%{{customdata[0]:.3g}} to %{{customdata[1]:.3g}}, "
             "n = %{customdata[2]})<extra>%{y}</extra>",
         )
     return _laid_out(figure, shown=True)
+
+
+def total(side: Side, count: int) -> Spread:
+    """All stages of a side with `count` decoding steps; low and high add up those of the stages."""
+    parts = [times(side.timings[stage], count if stage == "decode" else 1) for stage in STAGES]
+    return Spread(
+        sum(p.median for p in parts), sum(p.low for p in parts), sum(p.high for p in parts), parts[0].n
+    )
+
+
+def times(spread: Spread, count: int) -> Spread:
+    """The spread of doing it `count` times over."""
+    return Spread(spread.median * count, spread.low * count, spread.high * count, spread.n)
+
+
+def milliseconds(value: float) -> str:
+    """Three digits, and no powers of ten."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _whisker(ends: list[Spread]) -> dict[str, Any]:
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [end.high - end.median for end in ends],
+        "arrayminus": [end.median - end.low for end in ends],
+        "thickness": 1.5,
+        "width": 5,
+    }
 
 
 def _pattern(shape: str) -> dict[str, Any]:
@@ -70,16 +93,12 @@ def _pattern(shape: str) -> dict[str, Any]:
     }
 
 
-def _times(spread: Spread, count: int) -> Spread:
-    return Spread(spread.median * count, spread.low * count, spread.high * count, spread.n)
-
-
 def _laid_out(figure: go.Figure, shown: bool) -> go.Figure:
     figure.update_layout(
         template="none",
         barmode="stack",
         height=250,
-        margin={"l": 82, "r": 16, "t": 44, "b": 44},
+        margin={"l": 84, "r": 20, "t": 44, "b": 44},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 13},

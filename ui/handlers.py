@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from ui import panels, screen, uploads
 from ui.running import Request, follow
+from ui.uploads import Upload
 from vtprune import methods
 from vtprune.engine import Engine
 from vtprune.examples import Example
@@ -62,10 +64,9 @@ class Handlers:
         """What the page shows when it opens: the first recorded example, or an invitation."""
         if self.examples:
             return self.example(next(iter(self.examples)))
-        empty = screen.of_pictures([])
-        first = "atp" if "atp" in methods.list_methods() else next(iter(methods.list_methods()))
+        first = "atp"
         return {
-            **empty,
+            **screen.of_pictures([]),
             "strip": screen.strip([]),
             "gallery": [],
             "shown": (),
@@ -89,7 +90,7 @@ class Handlers:
             "strip": screen.strip(list(self.examples.values()), name),
             "shown": tuple(uploads.digest(path) for path in example.pictures),
             "card": self.card(values["method"]),
-            "budget": self.budget(values["gallery"], values["keep"]),
+            "budget": self.budget([uploads.opened(path) for path in values["gallery"]], values["keep"]),
         }
 
     def pick_example(self, event: gr.EventData, visitor: gr.Request) -> Update:
@@ -111,11 +112,12 @@ class Handlers:
         files, problems = uploads.check(given, self.engine.backbone.max_images)
         for problem in problems:
             gr.Warning(problem)
-        own_files = [path for path in files if uploads.digest(path) not in self._ours]
+        own_files = [upload for upload in files if upload.digest not in self._ours]
         if own_files and self._ours.issuperset(shown):
             files = own_files  # the first own picture takes the place of an example's
-        now = tuple(uploads.digest(path) for path in files)
-        values: dict[str, Any] = {"gallery": files} if files != given else {}
+        now = tuple(upload.digest for upload in files)
+        left = [upload.path for upload in files]
+        values: dict[str, Any] = {"gallery": left} if left != given else {}
         if now != shown:
             self.halt(visitor)
             values |= {
@@ -126,7 +128,7 @@ class Handlers:
                 "note": panels.drawn_only() if own_files and self.bundled else "",
                 "status": panels.status("Ask a question and press Run." if files else "Add a picture."),
             }
-            if own_files:
+            if own_files or not files:
                 values["chips"] = screen.chips(screen.SUGGESTIONS)
         if problems:
             values["status"] = panels.status(" ".join(problems), error=True)
@@ -136,15 +138,13 @@ class Handlers:
         """A method's description, and why this model cannot run it if so."""
         return panels.method(methods.list_methods()[name], methods.card(name), self.engine.supports(name))
 
-    def budget(self, files: Sequence[str], percent: float) -> dict[str, Any]:
+    def budget(self, files: Sequence[Upload], percent: float) -> dict[str, Any]:
         """What the line under the slider is made of: how many visual tokens these pictures become."""
         total = None
         if files:
-            try:
-                pictures = [uploads.open_image(path) for path in files]
-                total = len(self.engine.backbone.prepare(pictures, "?").visual)
-            except ValueError:
-                total = None  # the sentence comes when it is run
+            blank = [Image.new("RGB", (upload.width, upload.height)) for upload in files]
+            with contextlib.suppress(ValueError):  # the sentence comes when it is run
+                total = len(self.engine.backbone.prepare(blank, "?").visual)
         return {"total": total, "images": len(files), "keep": percent}
 
     # ---- running ----
@@ -167,12 +167,15 @@ class Handlers:
             yield self.parts.update({**BUSY, "status": panels.status("Starting …", busy=True)})
             files, problems = uploads.check(uploads.paths(gallery), self.engine.backbone.max_images)
             if problems:
-                yield self._named(problems, files)
+                for problem in problems:
+                    gr.Warning(problem)
+                yield self.parts.update({"gallery": [upload.path for upload in files]})
+            if percent is None:
+                raise ValueError("the budget is empty: choose how many percent to keep.")
             if not files:
                 raise ValueError("there is no picture that can be used; add one first.")
             request = Request(
                 files=files,
-                pictures=[uploads.preview(path)[0] for path in files],
                 question=(question or "").strip(),
                 method=method,
                 params=screen.params(options),
@@ -192,8 +195,8 @@ class Handlers:
             mine.remove(stop)
 
     def _answer(self, request: Request, stop: threading.Event) -> Iterator[Update]:
-        events = self.engine.stream(
-            request.files,
+        events: Any = self.engine.stream(
+            [upload.path for upload in request.files],
             request.question,
             request.method,
             request.keep,
@@ -201,7 +204,7 @@ class Handlers:
             request.params,
             stop=stop,
         )
-        asked = self._known.get((*(uploads.digest(path) for path in request.files), request.question))
+        asked = self._known.get((*(upload.digest for upload in request.files), request.question))
         done = False
         with contextlib.closing(events):  # frees the model when the visitor is gone
             for values in follow(events, request, self.engine.backbone.eos, asked):
@@ -209,12 +212,6 @@ class Handlers:
                 yield self.parts.update({**values, **(IDLE if done else {})})
         if not done:
             yield self._over(panels.status("Stopped."))
-
-    def _named(self, problems: Sequence[str], files: Sequence[str]) -> Update:
-        """Files that cannot be used are named and leave the gallery; the rest stays."""
-        for problem in problems:
-            gr.Warning(problem)
-        return self.parts.update({"gallery": list(files)})
 
     def _over(self, status: str) -> Update:
         return self.parts.update({"status": status, **IDLE})

@@ -48,10 +48,11 @@ def _place(handlers: Handlers, opening: dict, engine: Engine) -> None:
                 height=114,
                 object_fit="contain",
                 buttons=[],
+                allow_preview=False,
                 elem_id="vt-gallery",
             )
             part["question"] = gr.Textbox(
-                opening["question"], label="Question", lines=2, max_lines=4, max_length=2000
+                opening["question"], label="Question", lines=1, max_lines=4, max_length=2000
             )
             part["chips"] = widget("choices", "vt-choices", opening["chips"], elem_classes="vt-chips")
             part["method"] = gr.Dropdown(
@@ -97,7 +98,7 @@ def _connect(handlers: Handlers, page: gr.Blocks) -> None:
     part["gallery"].change(
         handlers.pictures, [part["gallery"], part["shown"], part["keep"]], everything, **quiet
     )
-    part["keep"].input(
+    part["keep"].change(
         None,
         [part["keep"], part["question"], part["method"], part["options"]],
         js="(...inputs) => vtprune.slide(...inputs)",

@@ -69,7 +69,8 @@ def drawn_only() -> str:
         '<div class="vt-note" role="note">The bundled model is small and knows drawn scenes only, like the '
         "examples: of a photograph it will say little that is true. The map and the timings are real. "
         "For photographs start with another model: "
-        "<code>python app.py --model llava-hf/llava-1.5-7b-hf</code></div>"
+        "<code>python app.py --model llava-hf/llava-1.5-7b-hf</code> "
+        "(or <code>vtprune app --model …</code>).</div>"
     )
 
 
@@ -143,9 +144,9 @@ def numbers(run: Run | None, recorded: bool = False) -> str:
     if run is None:
         return '<div class="vt-numbers"><p class="vt-quiet">The numbers come with the answers.</p></div>'
     full, pruned = run.full, run.pruned
-    layers = [mean_tokens(side) for side in (full, pruned)]
+    before, after = mean_tokens(full), mean_tokens(pruned)
     rows = [
-        ("Visual tokens (mean over layers)", f"{layers[0]:.4g}", f"{layers[1]:.4g}", _less(*layers, "fewer")),
+        ("Visual tokens (mean over layers)", f"{before:.4g}", f"{after:.4g}", _less(before, after, "fewer")),
         (
             "Prefill operations (FLOPs)",
             _si(full.cost.prefill_flops, "FLOP"),
@@ -175,7 +176,8 @@ def numbers(run: Run | None, recorded: bool = False) -> str:
         rows.append(("Time to first token", _ms(a), _ms(b), speed(a, b)))
         rows.append(("Time per further token", _ms(c), _ms(d), speed(c, d)))
         where += (
-            f": medians of {a.n} runs after a warm-up; the whiskers reach from the fastest to the slowest. "
+            f": medians of {a.n} runs after a warm-up, with fastest and slowest; the whisker at the end of a "
+            "bar is all stages at their fastest and at their slowest. "
             f"Both bars count {charts.steps(run)} decoding step{'s' * (charts.steps(run) > 1)}. "
             "“About as fast” means that the ranges overlap"
         )
@@ -222,7 +224,8 @@ def _si(value: float, unit: str) -> str:
 
 
 def _ms(spread: Spread) -> str:
-    return f"{spread.median:.3g} ms <small>({spread.low:.3g}–{spread.high:.3g})</small>"
+    median, low, high = (charts.milliseconds(value) for value in (spread.median, spread.low, spread.high))
+    return f"{median} ms <small>({low}–{high})</small>"
 
 
 def _sentence(text: str | None) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ui import panels, patchmap, screen
+from ui.uploads import Upload
 from vtprune import methods
 from vtprune.examples import Asked
 from vtprune.types import Done, Encoded, Event, Selected, Stage, Timing, Token
@@ -20,11 +21,9 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for. files: uploads that can be opened. pictures: the same as the browser gets them.
-    keep: a share. longest: most tokens of an answer."""
+    """What was asked for. keep: a share. longest: most tokens of an answer."""
 
-    files: list[str]
-    pictures: list[dict[str, Any]]
+    files: list[Upload]
     question: str
     method: str
     params: dict[str, Any]
@@ -45,6 +44,7 @@ def follow(
     have the key "done"; without it the run was stopped.
     """
     nested = methods.list_methods()[request.method].nested
+    pictures = [upload.served for upload in request.files]
     stages: list[Stage] = []
     text, counts = {"full": "", "pruned": ""}, {"full": 0, "pruned": 0}
     writing = set(text)
@@ -66,7 +66,7 @@ def follow(
                 mapped = True
                 yield {
                     "map": patchmap.value(
-                        request.pictures,
+                        pictures,
                         encoded.images,
                         encoded.segments,
                         stages,
@@ -88,4 +88,4 @@ def follow(
             yield {"status": panels.status(words, event.done / event.total, busy=True)}
         elif isinstance(event, Done):
             done = panels.status(f"Done: {event.run.comparison.summary}.")
-            yield {**screen.of_run(event.run, request.pictures, asked), "status": done, "done": True}
+            yield {**screen.of_run(event.run, pictures, asked), "status": done, "done": True}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ui import charts, panels, patchmap, uploads
+from ui.uploads import Upload
 from vtprune import examples, methods
 from vtprune.examples import Asked, Example
 from vtprune.types import ImageInfo, Run
@@ -106,15 +107,11 @@ def of_example(example: Example) -> dict[str, Any]:
     }
 
 
-def of_pictures(files: Sequence[str]) -> dict[str, Any]:
+def of_pictures(files: Sequence[Upload]) -> dict[str, Any]:
     """Pictures that nothing was asked about yet."""
-    shown = [uploads.preview(path) for path in files]
-    infos = [
-        ImageInfo(Path(path).name, width, height)
-        for path, (_, width, height) in zip(files, shown, strict=True)
-    ]
+    infos = [ImageInfo(Path(upload.path).name, upload.width, upload.height) for upload in files]
     return {
-        "map": patchmap.value([file for file, _, _ in shown], infos),
+        "map": patchmap.value([upload.served for upload in files], infos),
         "answers": panels.streaming("", ""),
         "chart": charts.latency(None),
         "numbers": panels.numbers(None),

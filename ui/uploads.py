@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +21,63 @@ PREVIEW = 1200
 """Longest side in pixels of the picture that the browser is sent."""
 
 
+@dataclass(frozen=True)
+class Upload:
+    """A file that can be used. digest: names its content. shown: the upright picture that the browser gets.
+    width, height: of the upload, upright."""
+
+    path: str
+    digest: str
+    shown: str
+    width: int
+    height: int
+
+    @property
+    def served(self) -> dict[str, Any]:
+        """The picture inside a component's value."""
+        return served(self.shown)
+
+
 def paths(gallery: Sequence[tuple[str, str | None]] | None) -> list[str]:
     """The files in a gallery."""
     return [path for path, _ in gallery or []]
 
 
-def check(files: Sequence[str], most: int) -> tuple[list[str], list[str]]:
+def check(files: Sequence[str], most: int) -> tuple[list[Upload], list[str]]:
     """(the files that can be used, a sentence about each that cannot)."""
     good, problems = [], []
     for path in files:
         try:
-            open_image(path)
+            good.append(opened(path))
         except ValueError as error:
             problems.append(str(error))
-        else:
-            good.append(path)
     if len(good) > most:
-        left = ", ".join(Path(path).name for path in good[most:])
+        left = ", ".join(Path(upload.path).name for upload in good[most:])
         problems.append(f"This model takes 1 to {most} pictures, so these were left out: {left}.")
     return good[:most], problems
+
+
+def opened(path: str) -> Upload:
+    """The upload in a file; decoded once. Raises ValueError with a sentence for a file that cannot be used."""
+    stamp = os.stat(path).st_mtime_ns if os.path.isfile(path) else 0
+    upload = _opened(path, stamp)
+    if not os.path.isfile(upload.shown):  # Gradio removes what is old
+        _opened.cache_clear()
+        upload = _opened(path, stamp)
+    return upload
+
+
+@lru_cache(maxsize=256)
+def _opened(path: str, stamp: int) -> Upload:
+    picture = open_image(path)
+    width, height = picture.size
+    with Image.open(path, formats=FORMATS) as header:
+        plain = header.format == "PNG" and header.mode == "RGB" and not header.getexif()
+    shown = path  # a plain small picture is sent as it is
+    if not plain or max(width, height) > PREVIEW:
+        picture.thumbnail((PREVIEW, PREVIEW))
+        shown = processing_utils.save_pil_to_cache(picture, cache_dir=get_upload_folder(), format="webp")
+    return Upload(path, digest(path), shown, width, height)
 
 
 def digest(path: str | Path) -> str:
@@ -47,20 +88,6 @@ def digest(path: str | Path) -> str:
 def cached(path: str | Path) -> str:
     """A copy of one of our own files where Gradio serves files from."""
     return processing_utils.save_file_to_cache(path, cache_dir=get_upload_folder())
-
-
-def preview(path: str) -> tuple[dict[str, Any], int, int]:
-    """(the upright picture for the browser, the upload's width and height)."""
-    with Image.open(path, formats=FORMATS) as header:
-        plain = header.format == "PNG" and header.mode == "RGB" and not header.getexif()
-        width, height = header.size
-    if plain and max(width, height) <= PREVIEW:
-        return served(path), width, height  # the browser shows it as it is
-    picture = open_image(path)
-    width, height = picture.size
-    picture.thumbnail((PREVIEW, PREVIEW))
-    saved = processing_utils.save_pil_to_cache(picture, cache_dir=get_upload_folder(), format="webp")
-    return served(saved), width, height
 
 
 def served(path: str) -> dict[str, Any]:

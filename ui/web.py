@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -9,20 +10,24 @@ import gradio as gr
 
 from vtprune.assets import assets_dir
 
-SCRIPTS = ("patchmap.js", "app.js")
+STYLES = ("inputs.css", "patchmap.css", "results.css", "page.css")
+SCRIPTS = ("tools.js", "paint.js", "patchmap.js", "app.js")
 
 
 @cache
 def style() -> str:
-    """The text of the style sheet."""
-    return (assets_dir() / "web" / "app.css").read_text("utf-8")
+    """The text of the style sheets."""
+    return _joined(STYLES)
 
 
 @cache
 def script() -> str:
     """A script element with everything the components call; the browser takes it once."""
-    code = "\n".join((assets_dir() / "web" / name).read_text("utf-8") for name in SCRIPTS)
-    return f"<script>{code}</script>"
+    return f"<script>{_joined(SCRIPTS)}</script>"
+
+
+def _joined(names: Sequence[str]) -> str:
+    return "\n".join((assets_dir() / "web" / name).read_text("utf-8") for name in names)
 
 
 def widget(function: str, host: str, value: Any, **more: Any) -> gr.HTML:

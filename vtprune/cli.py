@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ examples:
   vtprune methods atp            # what one does, its formula and its paper
   vtprune app                    # the same, to look at and play with, in the browser
   vtprune scenes sample --seed 7 -o scene.png
+  vtprune bench selectors --sizes 576 --dims 1024 --json cost.json
 """
 
 
@@ -109,13 +111,39 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(evaluate)
     evaluate.set_defaults(command=_evaluate)
 
-    bench = commands.add_parser("bench", help="measure")
-    engine = bench.add_subparsers(metavar="WHAT", required=True).add_parser(
-        "engine", help="the pipeline beside transformers' own generate, in one run"
-    )
+    bench = commands.add_parser("bench", help="measure time, memory and accuracy")
+    _add_benches(bench.add_subparsers(metavar="WHAT", required=True))
+    return parser
+
+
+def _add_benches(benches: Any) -> None:
+    engine = benches.add_parser("engine", help="the pipeline beside transformers' own generate, in one run")
     _add_model(engine)
     engine.set_defaults(command=_bench_engine)
-    return parser
+
+    selectors = benches.add_parser("selectors", help="what choosing costs: time and memory of every method")
+    methods = benches.add_parser("methods", help="what choosing is worth: accuracy of every method")
+    for parser in (selectors, methods):
+        parser.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="(default: all)")
+        parser.add_argument("--json", type=Path, metavar="FILE", help="write what is known so far, all along")
+
+    selectors.add_argument("--parts", nargs="+", metavar="PART", help="of: methods kernels budget images")
+    selectors.add_argument("--sizes", nargs="+", type=int, metavar="N", help="(default 576 2880)")
+    selectors.add_argument("--dims", nargs="+", type=int, metavar="D", help="(default 1024 4096)")
+    selectors.add_argument("--keeps", nargs="+", type=keep, metavar="K", help="(default 64 22%%)")
+    selectors.add_argument("--dtypes", nargs="+", metavar="DTYPE", help="(default float32 bfloat16)")
+    selectors.add_argument("--devices", nargs="+", metavar="DEVICE", help="(default cpu, and cuda if any)")
+    selectors.add_argument("--images", type=int, metavar="M", help="of 576 tokens each (default 50)")
+    selectors.add_argument("--repeats", type=int, metavar="N", help="after a warm-up (default 7)")
+    selectors.set_defaults(command=_bench_selectors)
+
+    methods.add_argument(
+        "--keeps", nargs="+", type=keep, default=[0.25, 0.1], metavar="K", help="(default 25%% 10%%)"
+    )
+    methods.add_argument("--count", type=int, default=208, help="questions, captions left out (default 208)")
+    methods.add_argument("--split", choices=("validation", "heldout"), default="heldout")
+    _add_model(methods)
+    methods.set_defaults(command=_bench_methods)
 
 
 def _add_method(parser: argparse.ArgumentParser) -> None:
@@ -234,9 +262,48 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _bench_engine(arguments: argparse.Namespace) -> None:
-    from vtprune.bench import bench_engine, table
+    from vtprune.bench.engine import bench_engine, table
 
     print(table(bench_engine(_engine(arguments))))
+
+
+def _bench_selectors(arguments: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from vtprune.bench.measure import machine
+    from vtprune.bench.selectors import Grid, Row, bench_selectors, default_devices, line, report
+
+    options = ("parts", "sizes", "dims", "keeps", "dtypes", "images", "repeats")
+    given = {name: value for name in options if (value := getattr(arguments, name)) is not None}
+    devices = arguments.devices or default_devices()
+    here, rows = machine(), list[Row]()
+    for row in bench_selectors(Grid(devices=devices, names=arguments.methods, **given)):
+        rows.append(row)
+        print(line(row), file=sys.stderr)
+        _write(arguments.json, {"machine": here, "rows": [asdict(row) for row in rows]})
+    print(report(here, rows))
+
+
+def _bench_methods(arguments: argparse.Namespace) -> None:
+    from vtprune.bench.measure import machine
+    from vtprune.bench.methods import bench_methods, summary, table
+
+    engine, here = _engine(arguments), machine()
+    rows: list[dict[str, Any]] = []
+    asked = bench_methods(engine, arguments.keeps, arguments.methods, arguments.count, arguments.split)
+    for done, entries in enumerate(asked, start=1):
+        if done % 10 == 0 or done == arguments.count:
+            rows = summary(entries)
+            print(f"{done} of {arguments.count} questions", file=sys.stderr)
+            told = {"model": engine.name, "device": str(engine.backbone.device), "split": arguments.split}
+            _write(arguments.json, {"machine": here, **told, "questions": done, "rows": rows})
+    print(table(here, engine.name, rows))
+
+
+def _write(path: Path | None, data: dict[str, Any]) -> None:
+    """Writes JSON where it was asked for."""
+    if path:
+        path.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from vtprune.engine import Engine
 from vtprune.scenes import questions
 from vtprune.scenes.phrases import Question, same_answer
 from vtprune.scenes.world import render, sample, split_seed
-from vtprune.types import Run
+from vtprune.types import Run, Segment
 
 PICTURE_SIDE = 448
 """Pixels; the model's processor scales them down, as it would an upload."""
@@ -118,24 +118,38 @@ def heldout(
                 break
 
 
-def evidence_kept(run: Run, boxes: list[tuple[int, tuple[float, float, float, float]]]) -> float | None:
+Boxes = list[tuple[int, tuple[float, float, float, float]]]
+"""Evidence as (image, (x0, y0, x1, y1) in that image's pixels)."""
+
+
+def evidence_boxes(question: Question) -> Boxes:
+    """Where a held-out question's evidence is in the pictures as they are drawn here."""
+    side = PICTURE_SIDE
+    return [(i, (b[0] * side, b[1] * side, b[2] * side, b[3] * side)) for i, b in question.evidence]
+
+
+def evidence_kept(run: Run, boxes: Boxes) -> float | None:
     """Share (0 to 1) of the evidence's area that tokens alive after the last stage cover; None without any.
 
-    boxes: (image, x0, y0, x1, y1 in that image's pixels). A merged token counts as where it stands, not as
-    everything it was made from.
+    A merged token counts as where it stands, not as everything it was made from.
     """
+    return covered(run.segments, run.stages[-1].keep if run.stages else None, boxes)
+
+
+def covered(segments: Sequence[Segment], keep: Sequence[int] | None, boxes: Boxes) -> float | None:
+    """Share (0 to 1) of the boxes' area that the tokens `keep` (None: all) cover; None without any boxes."""
     if not boxes:
         return None
-    alive = torch.zeros(run.tokens, dtype=torch.bool)
-    alive[torch.tensor(run.stages[-1].keep) if run.stages else slice(None)] = True
-    covered = total = 0.0
-    for segment in run.segments:
+    alive = torch.zeros(sum(segment.length for segment in segments), dtype=torch.bool)
+    alive[slice(None) if keep is None else torch.tensor(keep)] = True
+    inside = total = 0.0
+    for segment in segments:
         mine = [torch.tensor(box) for image, box in boxes if image == segment.image]
         for box in mine:
             overlap = _overlap(segment.boxes, box)
-            covered += float(overlap[alive[segment.start : segment.stop]].sum())
+            inside += float(overlap[alive[segment.start : segment.stop]].sum())
             total += float(overlap.sum())
-    return covered / total if total else None
+    return inside / total if total else None
 
 
 def _overlap(boxes: Tensor, box: Tensor) -> Tensor:
@@ -182,9 +196,7 @@ def evaluate(
     report = Report(method, keep)
     for pictures, question in heldout(count, split):
         run = engine.run(pictures, question.text, method, keep, params=params, repeats=0)
-        side = PICTURE_SIDE
-        boxes = [(i, (b[0] * side, b[1] * side, b[2] * side, b[3] * side)) for i, b in question.evidence]
-        kept = evidence_kept(run, boxes)
+        kept = evidence_kept(run, evidence_boxes(question))
         report.asked.append(
             Asked(question.type, question.text, question.answer, run.full.answer, run.answer, kept)
         )

@@ -5,12 +5,7 @@
 
   const THEME = "vtprune-theme";
 
-  const make = (tag, className, text) => {
-    const node = document.createElement(tag);
-    if (className) node.className = className;
-    if (text !== undefined) node.textContent = text;
-    return node;
-  };
+  const { make, tokensFor } = window.vtprune;
 
   function setTheme(dark) {
     document.body.classList.toggle("dark", dark);
@@ -118,9 +113,9 @@
     const write = (note) => {
       const { total, images, keep } = props.value;
       const share = percent === null ? keep : percent;
-      const text = total ? `${window.vtprune.tokensFor(share, total, images)} of ${total} tokens` : "add a picture to see how many tokens";
-      host.replaceChildren(make("strong", "", text));
-      if (note) host.append(make("span", "vt-quiet", note));
+      const text = total ? `${tokensFor(share, total, images)} of ${total} tokens` : "";
+      const hint = total ? note : "Add a picture to see how many tokens that is.";
+      host.replaceChildren(make("strong", "", text), make("span", "vt-quiet", hint));
     };
     watch("value", () => {
       percent = null;

@@ -10,47 +10,12 @@
     ["picture", "Picture", "The picture alone"],
   ];
 
-  const make = (tag, className, text) => {
-    const node = document.createElement(tag);
-    if (className) node.className = className;
-    if (text !== undefined) node.textContent = text;
-    return node;
-  };
-
-  const ordinal = (n) => {
-    const tail = n % 100 > 10 && n % 100 < 14 ? "th" : ["th", "st", "nd", "rd"][n % 10] || "th";
-    return n + tail;
-  };
-
-  const number = (x) => (Math.abs(x) >= 1000 || (x !== 0 && Math.abs(x) < 0.001) ? x.toExponential(2) : String(+x.toPrecision(3)));
-
-  /* Python's round(): halves go to the even neighbour, so that both sides count alike. */
-  const roundEven = (x) => {
-    const low = Math.floor(x);
-    if (x - low !== 0.5) return Math.round(x);
-    return low % 2 === 0 ? low : low + 1;
-  };
-
-  const tokensFor = (percent, total, images) => Math.max(images, roundEven((percent / 100) * total));
-
-  class Palette {
-    constructor(stops) {
-      this.stops = stops.map((c) => [1, 3, 5].map((i) => parseInt(c.slice(i, i + 2), 16)));
-      this.css = `linear-gradient(to right, ${stops.join(", ")})`;
-    }
-
-    at(share, opacity) {
-      const place = Math.min(Math.max(share, 0), 1) * (this.stops.length - 1);
-      const low = Math.min(Math.floor(place), this.stops.length - 2);
-      const mixed = this.stops[low].map((c, i) => Math.round(c + (this.stops[low + 1][i] - c) * (place - low)));
-      return `rgba(${mixed.join(",")},${opacity})`;
-    }
-  }
+  const { make, ordinal, number, tokensFor } = window.vtprune;
 
   class PatchMap {
     constructor(element, props, watch) {
       this.props = props;
-      this.palette = new Palette(props.palette);
+      this.palette = new window.vtprune.Palette(props.palette);
       this.view = "kept";
       this.preview = null;
       this.cursor = null;
@@ -270,61 +235,24 @@
       const width = Math.round(canvas.clientWidth * scale);
       const height = Math.round((canvas.clientWidth * scale * image.height) / image.width);
       if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-      const ctx = canvas.getContext("2d");
-      const rect = (patch) => {
-        const [x0, y0, x1, y1] = patch.box;
-        const left = Math.round(x0 * width);
-        const top = Math.round(y0 * height);
-        return [left, top, Math.round(x1 * width) - left, Math.round(y1 * height) - top];
-      };
-      const inside = (patches, work) => {
-        ctx.save();
-        ctx.beginPath();
-        for (const patch of patches) ctx.rect(...rect(patch));
-        ctx.clip();
-        work();
-        ctx.restore();
-      };
-      const whole = () => ctx.drawImage(picture, 0, 0, width, height);
-      whole();
-      if (this.shown !== "picture") {
-        const veil = (opacity) => {
-          ctx.fillStyle = `rgba(${this.props.veil.join(",")},${opacity})`;
-          ctx.fillRect(0, 0, width, height);
-        };
-        const grey = () => {
-          whole();
-          ctx.globalCompositeOperation = "saturation";
-          ctx.fillStyle = "#808080";
-          ctx.fillRect(0, 0, width, height);
-          ctx.globalCompositeOperation = "source-over";
-        };
-        const hatched = () => {
-          grey();
-          veil(this.props.look.dropped);
-          this.hatch(ctx, width, height);
-        };
-        const look = this.props.look;
-        grey();
-        veil(look.unseen);
-        if (this.limits) {
-          inside(own, grey);
-          inside(own.filter((patch) => this.heat(patch.id) === null), hatched);
-          for (const patch of own) {
-            const share = this.heat(patch.id);
-            if (share === null) continue;
-            ctx.fillStyle = this.palette.at(share, look.heat);
-            ctx.fillRect(...rect(patch));
-          }
-        } else {
-          inside(own.filter((patch) => !this.keptNow.has(patch.id)), hatched);
-          inside(own.filter((patch) => this.absorbed(patch.id)), () => (grey(), veil(look.merged)));
-          inside(own.filter((patch) => this.keptNow.has(patch.id)), whole);
-        }
-        this.outline(ctx, own, rect, Math.max(2, Math.round(width / 350)));
-      }
-      this.evidence(ctx, index, width, height);
-      this.mark(ctx, index, rect, scale);
+      const stage = this.stage();
+      const target = this.cursor !== null && stage && stage.into ? stage.into[this.cursor] : -1;
+      window.vtprune.paint(canvas, {
+        picture,
+        patches: own,
+        veil: this.props.veil,
+        look: this.props.look,
+        palette: this.palette,
+        plain: this.shown === "picture",
+        heat: this.limits ? (patch) => this.heat(patch.id) : null,
+        kept: (id) => this.keptNow.has(id),
+        merged: (patch) => this.absorbed(patch.id),
+        outlined: this.value.stages.length > 0,
+        evidence: this.value.evidence.filter((entry) => entry[0] === index).map((entry) => entry.slice(1)),
+        group: own.filter((patch) => target >= 0 && stage.into[patch.id] === target),
+        cursor: own.filter((patch) => patch.id === this.cursor),
+        scale,
+      });
     }
 
     describe(kept, all) {
@@ -332,73 +260,6 @@
       if (!all) return "";
       if (!stage) return `all ${all} patches kept`;
       return stage.into ? `${all} patches blended into ${kept}` : `${kept} of ${all} patches kept`;
-    }
-
-    hatch(ctx, width, height) {
-      const step = Math.max(6, Math.round(Math.max(width, height) / 80));
-      ctx.strokeStyle = `rgba(255,255,255,${this.props.look.hatch})`;
-      ctx.lineWidth = Math.max(1, Math.floor(step / 6));
-      ctx.beginPath();
-      for (let x = 0; x < width + height; x += step) {
-        ctx.moveTo(x, 0);
-        ctx.lineTo(x - height, height);
-      }
-      ctx.stroke();
-    }
-
-    /* A white line on a dark one around every group of kept patches. */
-    outline(ctx, own, rect, thin) {
-      if (!this.value.stages.length) return;
-      ctx.beginPath();
-      for (const patch of own) {
-        const [x, y, w, h] = rect(patch);
-        if (!this.keptNow.has(patch.id) || !w || !h) continue;
-        const sides = [[x, y, x + w, y], [x + w, y, x + w, y + h], [x, y + h, x + w, y + h], [x, y, x, y + h]];
-        sides.forEach(([x0, y0, x1, y1], side) => {
-          if (this.keptNow.has(patch.around[side])) return;
-          ctx.moveTo(x0, y0);
-          ctx.lineTo(x1, y1);
-        });
-      }
-      for (const [style, width] of [["#11141c", thin + 2 * Math.ceil(thin / 2)], ["#ffffff", thin]]) {
-        ctx.strokeStyle = style;
-        ctx.lineWidth = width;
-        ctx.stroke();
-      }
-    }
-
-    evidence(ctx, index, width, height) {
-      for (const [image, x0, y0, x1, y1] of this.value.evidence) {
-        if (image !== index) continue;
-        const box = [x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height];
-        ctx.lineWidth = 2 * Math.max(1, Math.round(width / 500));
-        ctx.setLineDash([]);
-        ctx.strokeStyle = "#11141c";
-        ctx.strokeRect(...box);
-        ctx.setLineDash([3 * ctx.lineWidth, 3 * ctx.lineWidth]);
-        ctx.strokeStyle = "#ffd166";
-        ctx.strokeRect(...box);
-        ctx.setLineDash([]);
-      }
-    }
-
-    /* The patch under the cursor and, where tokens were merged, all that went into the same one. */
-    mark(ctx, index, rect, scale) {
-      if (this.cursor === null) return;
-      const stage = this.stage();
-      const target = stage && stage.into ? stage.into[this.cursor] : -1;
-      const group = this.pictures[index].filter((patch) => target >= 0 && stage.into[patch.id] === target);
-      const own = this.pictures[index].filter((patch) => patch.id === this.cursor);
-      for (const patch of [...group, ...own]) {
-        const [x, y, w, h] = rect(patch);
-        const strong = patch.id === this.cursor;
-        ctx.strokeStyle = "#000000";
-        ctx.lineWidth = (strong ? 5 : 3) * scale;
-        ctx.strokeRect(x, y, w, h);
-        ctx.strokeStyle = strong ? "#ff9f1c" : "#ffffff";
-        ctx.lineWidth = (strong ? 2.5 : 1) * scale;
-        ctx.strokeRect(x, y, w, h);
-      }
     }
 
     explain() {
@@ -518,7 +379,6 @@
 
   window.vtprune = Object.assign(window.vtprune || {}, {
     maps: {},
-    tokensFor,
     patchmap(element, props, watch) {
       window.vtprune.maps[props.name] = new PatchMap(element, props, watch);
     },

@@ -22,8 +22,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, Request, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 60_000
-"""Milliseconds: a run on two busy cores takes seconds, not tens of them."""
+PATIENCE = 120_000
+"""Milliseconds. A run takes seconds, unless the machine has much else to do."""
 
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]

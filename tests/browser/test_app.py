@@ -88,7 +88,7 @@ def test_run_shows_what_the_engine_keeps(page, recorded):
     for token, box in enumerate(segment.boxes.tolist()):
         shown, real = patch(drawn, box, size), patch(original, box, size)
         if token in kept:
-            assert abs(shown - real).mean() < 10, f"patch {token} was kept and looks changed"
+            assert np.median(abs(shown - real)) < 8, f"patch {token} was kept and looks changed"
         else:
             assert colourful(shown) < 14, f"patch {token} was dropped and is in colour"
             assert shown.mean() < 0.8 * real.mean() + 25, f"patch {token} was dropped and is bright"
@@ -192,14 +192,16 @@ def test_options_and_method_card_follow_the_method(page):
     expect(page.locator(".vt-map-bar")).to_contain_text("before LLM layer 1")
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_a_phone_sees_everything_without_scrolling_sideways(browser, address, theme):
-    with visit(browser, address, 390, 844, theme) as page:
+def test_a_phone_sees_everything_in_both_themes_without_scrolling_sideways(browser, address):
+    with visit(browser, address, 390, 844) as page:
         alive(page)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        for part in ("#vt-run", "canvas", ".vt-answer", ".js-plotly-plot", ".vt-numbers table"):
-            frame = page.locator(part).first.bounding_box()
-            assert frame["x"] >= 0 and frame["x"] + frame["width"] <= 391, part
+        for background in ("rgb(243, 245, 248)", "rgb(14, 18, 26)"):
+            expect(page.locator("body")).to_have_css("background-color", background)
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390
+            for part in ("#vt-run", "canvas", ".vt-answer", ".js-plotly-plot", ".vt-numbers table"):
+                frame = page.locator(part).first.bounding_box()
+                assert frame["x"] >= 0 and frame["x"] + frame["width"] <= 391, part
+            page.locator(".vt-theme").click()
 
 
 def test_two_visitors_do_not_see_each_other(browser, address, photo):

@@ -31,7 +31,7 @@ def segments():
 def values(tmp_path_factory, segments):
     path = tmp_path_factory.mktemp("map") / "plain.png"
     Image.new("RGB", SIZE, "#c9502b").save(path)
-    file, *_ = uploads.preview(str(path))
+    file = uploads.served(uploads.cached(path))
     count = ROWS * COLUMNS
     scores = [float(token == BRIGHT) for token in range(count)]
     order = [BRIGHT, *(token for token in range(count) if token != BRIGHT)]

@@ -3,6 +3,7 @@ sequence a picture."""
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,7 +36,9 @@ class Batch:
     for background). measures: [B, n, 256, 5] float32 (POSITIONS). ids, block, target: [B, L] int64, the
     packed questions: token ids, the question each belongs to (-1: padding), the id to predict next or IGNORE.
     phrase_ids: [P, C] int64 texts for the contrastive loss; phrase_subjects: [P, 2, 3] int64 (kind, colour,
-    size) of up to two noun phrases, -1 where silent, -2 for no second phrase."""
+    size) of up to two noun phrases, -1 where silent, -2 for no second phrase. meant_classes [B, Q, 2, 6]
+    int64, meant_measures [B, Q, 2, 5] float32: the one or two objects that a question is about, IGNORE where
+    it is about none or many."""
 
     pictures: Tensor
     thing: Tensor
@@ -46,6 +49,8 @@ class Batch:
     target: Tensor
     phrase_ids: Tensor
     phrase_subjects: Tensor
+    meant_classes: Tensor
+    meant_measures: Tensor
 
 
 def patch_truth(scene: Scene, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -60,20 +65,13 @@ def patch_truth(scene: Scene, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     table = np.array([_classes(t) for t in scene.things] + [[len(draw.KINDS)] + [IGNORE] * 5, [IGNORE] * 6])
     rows = np.where(thing >= 0, thing, count + (-1 - thing))
     sizes = np.array([max(1, int((thing == index).sum())) for index in range(count)])
-    measured = np.array(
-        [
-            [
-                (t.box[0] + t.box[2]) / 2,
-                (t.box[1] + t.box[3]) / 2,
-                t.box[2] - t.box[0],
-                t.box[3] - t.box[1],
-                n,
-            ]
-            for t, n in zip(scene.things, np.log(sizes), strict=True)
-        ]
-        + [[0.0] * 5] * 2
-    )
+    measured = np.array([_measures(t, n) for t, n in zip(scene.things, sizes, strict=True)] + [[0.0] * 5] * 2)
     return thing, table[rows].astype(np.int64), measured[rows].astype(np.float32)
+
+
+def _measures(thing: Thing, patches: int) -> list[float]:
+    x0, y0, x1, y1 = thing.box
+    return [(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0, math.log(patches)]
 
 
 def _classes(thing: Thing) -> list[int]:
@@ -169,7 +167,26 @@ class Stream(IterableDataset[Batch]):
         )
         ids, block, target = self._pack([asked for _, asked in batch])
         phrase_ids, phrase_subjects = self._phrases(batch, rng)
-        return Batch(stacked, thing, classes, measures, ids, block, target, phrase_ids, phrase_subjects)
+        meant = self._meant(batch, thing)
+        return Batch(
+            stacked, thing, classes, measures, ids, block, target, phrase_ids, phrase_subjects, *meant
+        )
+
+    def _meant(self, batch: list[tuple[list[Scene], list[Question]]], thing: Tensor) -> tuple[Tensor, Tensor]:
+        most = max(len(asked) for _, asked in batch)
+        classes = torch.full((len(batch), most, 2, len(FIELDS)), IGNORE)
+        measures = torch.zeros(len(batch), most, 2, len(POSITIONS))
+        for row, (scenes, asked) in enumerate(batch):
+            for column, question in enumerate(asked):
+                if len(question.evidence) > 2:
+                    continue
+                for place, (image, box) in enumerate(question.evidence):
+                    index = [t.box for t in scenes[image].things].index(box)
+                    patches = max(1, int((thing[row, image] == index).sum()))
+                    shown = scenes[image].things[index]
+                    classes[row, column, place] = torch.tensor(_classes(shown))
+                    measures[row, column, place] = torch.tensor(_measures(shown, patches))
+        return classes, measures
 
     def _pack(self, asked: list[list[Question]]) -> tuple[Tensor, Tensor, Tensor]:
         rows = []

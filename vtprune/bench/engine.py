@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +10,7 @@ import torch
 from PIL import Image
 
 from vtprune import methods
+from vtprune.bench.measure import ratio, seconds
 from vtprune.cost import Timer, spread
 from vtprune.engine import Engine
 from vtprune.pipeline import Pass
@@ -78,15 +77,14 @@ def bench_engine(
 
     rows: dict[str, list[float]] = {"ours": [], "theirs": [], "after": [], "short": []}
     for _ in range(repeats + 1):
-        rows["ours"].append(_seconds(ours, device))
-        rows["theirs"].append(_seconds(theirs, device))
+        rows["ours"].append(seconds(ours, device))
+        rows["theirs"].append(seconds(theirs, device))
         rows["after"].append(after_pruning())
-        rows["short"].append(_seconds(short, device))
+        rows["short"].append(seconds(short, device))
 
     def pair(mine: str, other: str) -> dict[str, Any]:
         a, b = rows[mine][1:], rows[other][1:]
-        ratio = spread([x / y / 1000 for x, y in zip(a, b, strict=True)])  # spread() is in thousandths
-        return {"ours": asdict(spread(a)), "transformers": asdict(spread(b)), "ratio": asdict(ratio)}
+        return {"ours": asdict(spread(a)), "transformers": asdict(spread(b)), "ratio": asdict(ratio(a, b))}
 
     return {
         "model": engine.name,
@@ -122,17 +120,6 @@ def table(result: dict[str, Any]) -> str:
 
 def _cell(value: dict[str, Any], places: int) -> str:
     return f"{value['median']:.{places}f} ({value['low']:.{places}f} to {value['high']:.{places}f})"
-
-
-def _seconds(work: Callable[[], None], device: torch.device) -> float:
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    start = now()
-    work()
-    return now() - start
 
 
 def _picture() -> Image.Image:

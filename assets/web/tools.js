@@ -1,0 +1,34 @@
+/* What the other scripts share. */
+(() => {
+  "use strict";
+
+  const make = (tag, className, text) => {
+    const node = document.createElement(tag);
+    if (className) node.className = className;
+    if (text !== undefined) node.textContent = text;
+    return node;
+  };
+
+  const ordinal = (n) => {
+    const tail = n % 100 > 10 && n % 100 < 14 ? "th" : ["th", "st", "nd", "rd"][n % 10] || "th";
+    return n + tail;
+  };
+
+  /* Three digits, as a person would write them. */
+  const number = (x) => {
+    const large = Math.abs(x) >= 10000 || (x !== 0 && Math.abs(x) < 0.001);
+    return large ? x.toExponential(2) : String(+x.toPrecision(3));
+  };
+
+  /* Python's round(): halves go to the even neighbour, so that both sides count alike. */
+  const roundEven = (x) => {
+    const low = Math.floor(x);
+    if (x - low !== 0.5) return Math.round(x);
+    return low % 2 === 0 ? low : low + 1;
+  };
+
+  /* How many tokens a budget in percent leaves, at least one an image. */
+  const tokensFor = (percent, total, images) => Math.max(images, roundEven((percent / 100) * total));
+
+  window.vtprune = Object.assign(window.vtprune || {}, { make, ordinal, number, tokensFor });
+})();
