@@ -58,7 +58,7 @@ def check(files: Sequence[str], most: int) -> tuple[list[Upload], list[str]]:
 
 
 def opened(path: str) -> Upload:
-    """The upload in a file; decoded once. Raises ValueError with a sentence for a file that cannot be used."""
+    """The upload in a file; decoded once. Raises ValueError with a sentence about a file that is no good."""
     stamp = os.stat(path).st_mtime_ns if os.path.isfile(path) else 0
     upload = _opened(path, stamp)
     if not os.path.isfile(upload.shown):  # Gradio removes what is old
@@ -73,6 +73,7 @@ def _opened(path: str, stamp: int) -> Upload:
     width, height = picture.size
     with Image.open(path, formats=FORMATS) as header:
         plain = header.format == "PNG" and header.mode == "RGB" and not header.getexif()
+        plain = plain and "transparency" not in header.info
     shown = path  # a plain small picture is sent as it is
     if not plain or max(width, height) > PREVIEW:
         picture.thumbnail((PREVIEW, PREVIEW))
