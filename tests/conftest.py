@@ -19,6 +19,11 @@ TEMPLATE = (
 WORDS = "what is in the picture which colour has house left of a red fish how many birds are there"
 
 
+def pytest_collection_modifyitems(items):
+    """Quick tests first, then slow ones, then those that drive a browser."""
+    items.sort(key=lambda item: ("browser" in item.keywords, "slow" in item.keywords))
+
+
 def build_tokenizer():
     """Byte-level BPE that takes any text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
