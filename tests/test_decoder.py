@@ -112,6 +112,7 @@ def test_the_bundled_model_on_held_out_prompts():
     model = LlavaForConditionalGeneration.from_pretrained(assets_dir() / "model", dtype=torch.float32).eval()
     config = copy.deepcopy(model.generation_config)
     config.update(do_sample=False, max_new_tokens=32, eos_token_id=None)
+    model.generation_config = config  # generate would take an end mark that is None from here
     rng = random.Random(0)
     for i in range(50):
         scenes = [sample(split_seed("heldout", 3 * i + j)) for j in range((1, 1, 1, 2, 3)[i % 5])]

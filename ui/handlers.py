@@ -216,13 +216,8 @@ class Handlers:
     def _over(self, status: str) -> Update:
         return self.parts.update({"status": status, **IDLE})
 
-    def stop(self, visitor: gr.Request) -> Update:
-        """Stop was pressed."""
-        self.halt(visitor)
-        return self._over(panels.status("Stopped."))
-
     def halt(self, visitor: gr.Request) -> None:
-        """End what runs for a visitor."""
+        """Stop was pressed: what runs for a visitor ends, and says so itself."""
         for stop in list(self._running.get(str(visitor.session_hash), ())):
             stop.set()
 

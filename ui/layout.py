@@ -117,5 +117,5 @@ def _connect(handlers: Handlers, page: gr.Blocks) -> None:
         **quiet,
     )
     part["strip"].select(handlers.pick_example, outputs=everything, cancels=[running], **quiet)
-    part["stop"].click(handlers.stop, outputs=everything, cancels=[running], queue=False, **quiet)
+    part["stop"].click(handlers.halt, queue=False, js="() => vtprune.stopping()", **quiet)
     page.unload(handlers.leave)

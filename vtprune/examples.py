@@ -67,7 +67,7 @@ EXAMPLES = (
         "count",
         "fastervlm",
         0.15,
-        luck=5,
+        luck=2,
     ),
     Definition(
         "word",
@@ -82,10 +82,11 @@ EXAMPLES = (
         "relation",
         "Left or right?",
         "Two things and the way between them: both have to survive.",
-        (31,),
+        (63,),
         "relation",
         "resprune",
         0.2,
+        luck=1,
     ),
     Definition(
         "question",
@@ -96,6 +97,7 @@ EXAMPLES = (
         "atp",
         0.1,
         {"alpha": 1.0},
+        luck=2,
     ),
     Definition(
         "where",
@@ -105,6 +107,7 @@ EXAMPLES = (
         "position",
         "divprune",
         0.1,
+        luck=2,
     ),
     Definition(
         "which",
@@ -119,11 +122,10 @@ EXAMPLES = (
         "changed",
         "What changed?",
         "An even grid looks at nothing: the difference may lie between its points.",
-        (25,),
+        (6,),
         "changed",
         "uniform",
         0.25,
-        luck=2,
     ),
     Definition(
         "budget",
@@ -139,11 +141,11 @@ EXAMPLES = (
         "caption",
         "In a sentence",
         "Downsample averages neighbours: nothing is dropped, everything is blurred.",
-        (14,),
+        (65,),
         "caption",
         "downsample",
         0.1,
-        luck=5,
+        luck=1,
     ),
 )
 

@@ -4,6 +4,7 @@
   "use strict";
 
   const THEME = "vtprune-theme";
+  const WAITING = "Waiting for the model …";
 
   const { make, tokensFor } = window.vtprune;
 
@@ -105,6 +106,15 @@
     build();
   }
 
+  /* Words in the status line before the server has any. */
+  function say(words) {
+    const line = document.querySelector("#vt-ask .vt-status");
+    if (line) {
+      line.className = "vt-status";
+      line.textContent = words;
+    }
+  }
+
   /* The line under the slider; value: {total, images} of the pictures that are in, total null if unknown. */
   let budgetLine = null;
   function budget(element, props, watch) {
@@ -139,13 +149,19 @@
       const params = Object.fromEntries((fields || []).map(({ name, value }) => [name, value]));
       if (budgetLine) budgetLine(percent, JSON.stringify([question.trim(), method, params]));
     },
+    /* Stop was pressed: the run says itself when it has ended. */
+    stopping() {
+      say("Stopping …");
+    },
     /* Run was pressed: say so at once, and on a narrow screen bring the result into view. */
     started() {
-      const line = document.querySelector("#vt-ask .vt-status");
-      if (line) {
-        line.className = "vt-status";
-        line.textContent = "Waiting for the model …";
-      }
+      say(WAITING);
+      const button = document.getElementById("vt-run");
+      button.disabled = true; // the server's word comes too late for a double click
+      setTimeout(() => {
+        // still in the queue: an example picked now ends the wait, and then nobody else would free the button
+        if (document.querySelector("#vt-ask .vt-status").textContent === WAITING) button.disabled = false;
+      }, 1000);
       const map = document.getElementById("vt-see");
       if (map && window.innerWidth < 900) map.scrollIntoView({ behavior: "smooth" });
     },

@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -44,14 +45,18 @@ def app(*arguments: str) -> Iterator[str]:
     """``python app.py`` as a person starts it; gives its address."""
     port = free_port()
     command = [sys.executable, "app.py", "--port", str(port), *arguments]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    with (
+        tempfile.TemporaryFile() as log,  # a pipe that nobody reads would fill up and block the app
+        subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT) as process,
+    ):
         try:
             address = f"http://127.0.0.1:{port}"
             for _ in range(600):
                 with contextlib.suppress(OSError):
                     assert health(address)["ok"]
                     break
-                assert process.poll() is None, process.stdout and process.stdout.read().decode()
+                log.seek(0)
+                assert process.poll() is None, log.read().decode()
                 time.sleep(0.2)
             else:
                 raise AssertionError("the app did not start within two minutes")
