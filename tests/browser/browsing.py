@@ -55,8 +55,9 @@ def app(*arguments: str) -> Iterator[str]:
                 with contextlib.suppress(OSError):
                     assert health(address)["ok"]
                     break
-                log.seek(0)
-                assert process.poll() is None, log.read().decode()
+                if process.poll() is not None:
+                    log.seek(0)
+                    raise AssertionError(log.read().decode())
                 time.sleep(0.2)
             else:
                 raise AssertionError("the app did not start within two minutes")
