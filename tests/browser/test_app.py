@@ -101,8 +101,15 @@ def test_run_shows_what_the_engine_keeps(page, recorded):
     expect(page.locator(".vt-ends").first).to_contain_text(f"{max(scores.values()):.3g}"[:4])
 
 
+def upload(page, files):
+    """Put own pictures in place of the example's."""
+    page.locator("#vt-gallery button[aria-label=Clear]").first.click()
+    settle(page)
+    page.locator("#vt-gallery input[type=file]").first.set_input_files(files)
+
+
 def test_an_own_upload(page, photo):
-    page.locator("#vt-gallery input[type=file]").first.set_input_files(photo)
+    upload(page, photo)
     expect(page.locator(".vt-name")).to_have_text("holiday.jpg")
     expect(page.locator(".vt-note")).to_contain_text("drawn scenes only")
     expect(page.locator(".vt-note")).to_contain_text("--model")
@@ -116,7 +123,7 @@ def test_an_own_upload(page, photo):
 def test_a_corrupt_file_is_named_and_the_rest_survives(page, photo, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\n" + b"no picture at all")
-    page.locator("#vt-gallery input[type=file]").first.set_input_files([broken, photo])
+    upload(page, [broken, photo])
     expect(page.locator("#vt-ask .vt-error")).to_contain_text("broken.png")
     expect(page.locator(".vt-name")).to_have_text("holiday.jpg")
     page.locator("textarea").fill("What colour is the circle?")
@@ -207,7 +214,7 @@ def test_two_visitors_do_not_see_each_other(browser, address, photo):
     with visit(browser, address) as one, visit(browser, address) as two:
         alive(one)
         alive(two)
-        one.locator("#vt-gallery input[type=file]").first.set_input_files(photo)
+        upload(one, photo)
         expect(one.locator(".vt-name", has_text="holiday.jpg")).to_be_visible()
         one.locator("textarea").fill("What colour is the circle?")
         one.locator("#vt-run").click()
