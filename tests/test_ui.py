@@ -211,9 +211,8 @@ def test_a_bad_request_is_one_sentence_and_the_next_one_works(page, upload, chan
 
 
 def test_a_bad_file_is_named_and_the_rest_is_run(page, upload, broken):
-    with pytest.warns(UserWarning, match=r"broken\.png"):
-        updates = list(ask(page, [broken, upload]))
-    assert any(update.get("gallery") == [upload] for update in updates)
+    updates = list(ask(page, [broken, upload]))
+    assert any(update.get("gallery") == [upload] and "broken.png" in update["refused"] for update in updates)
     assert "Done" in updates[-1]["status"]
 
 
@@ -270,9 +269,8 @@ def test_new_pictures_are_shown_at_once_with_a_note(page, upload, broken):
     assert "drawn scenes only" in update["note"]
     again = page.pictures([(upload, None)], update["shown"], 25, VISITOR)
     assert again == gr.skip()
-    with pytest.warns(UserWarning, match=r"broken\.png"):
-        update = page.pictures([(upload, None), (broken, None)], update["shown"], 25, VISITOR)
-    assert update["gallery"] == [upload] and "broken.png" in update["status"] and "map" not in update
+    update = page.pictures([(upload, None), (broken, None)], update["shown"], 25, VISITOR)
+    assert update["gallery"] == [upload] and "broken.png" in update["refused"] and "map" not in update
 
 
 def test_too_many_pictures_are_named(page, tmp_path):
@@ -281,9 +279,17 @@ def test_too_many_pictures_are_named(page, tmp_path):
         path = tmp_path / f"{index}.png"
         picture(index).save(path)
         files.append((str(path), None))
-    with pytest.warns(UserWarning, match=r"4\.png, 5\.png"):
-        update = page.pictures(files, (), 25, VISITOR)
-    assert len(update["map"]["images"]) == 4
+    update = page.pictures(files, (), 25, VISITOR)
+    assert len(update["map"]["images"]) == 4 and "4.png, 5.png" in update["refused"]
+
+
+def test_own_pictures_take_the_place_of_an_examples(engine, upload, tmp_path):
+    (example,) = examples.rebuild(engine, tmp_path / "examples", examples.EXAMPLES[2:3])
+    handlers = Handlers(engine, [example], bundled=True)
+    handlers.parts.known = {name: name for name in handlers.opening()}
+    mixed = [(str(example.pictures[0]), None), (upload, None)]
+    for shown in (handlers.opening()["shown"], (uploads.digest(upload),)):  # the page may ask twice
+        assert handlers.pictures(mixed, shown, 25, VISITOR)["gallery"] == [upload]
 
 
 def test_previews_are_upright_and_small(tmp_path):

@@ -69,6 +69,7 @@ class Handlers:
             **screen.of_pictures([]),
             "strip": screen.strip([]),
             "gallery": [],
+            "refused": "",
             "shown": (),
             "question": "",
             "chips": screen.chips(screen.SUGGESTIONS),
@@ -87,6 +88,7 @@ class Handlers:
         values = screen.of_example(example)
         return {
             **values,
+            "refused": "",
             "strip": screen.strip(list(self.examples.values()), name),
             "shown": tuple(uploads.digest(path) for path in example.pictures),
             "card": self.card(values["method"]),
@@ -110,11 +112,8 @@ class Handlers:
         """Pictures were added or taken away: show them, and name those that cannot be used."""
         given = uploads.paths(gallery)
         files, problems = uploads.check(given, self.engine.backbone.max_images)
-        for problem in problems:
-            gr.Warning(problem)
         own_files = [upload for upload in files if upload.digest not in self._ours]
-        if own_files and self._ours.issuperset(shown):
-            files = own_files  # the first own picture takes the place of an example's
+        files = own_files or files  # a visitor's own pictures take the place of an example's
         now = tuple(upload.digest for upload in files)
         left = [upload.path for upload in files]
         values: dict[str, Any] = {"gallery": left} if left != given else {}
@@ -123,6 +122,7 @@ class Handlers:
             values |= {
                 **screen.of_pictures(files),
                 "shown": now,
+                "refused": "",
                 "strip": screen.strip(list(self.examples.values())),
                 "budget": self.budget(files, percent),
                 "note": panels.drawn_only() if own_files and self.bundled else "",
@@ -131,7 +131,7 @@ class Handlers:
             if own_files or not files:
                 values["chips"] = screen.chips(screen.SUGGESTIONS)
         if problems:
-            values["status"] = panels.status(" ".join(problems), error=True)
+            values["refused"] = " ".join(problems)
         return self.parts.update(values) if values else gr.skip()
 
     def card(self, name: str) -> str:
@@ -167,9 +167,8 @@ class Handlers:
             yield self.parts.update({**BUSY, "status": panels.status("Starting …", busy=True)})
             files, problems = uploads.check(uploads.paths(gallery), self.engine.backbone.max_images)
             if problems:
-                for problem in problems:
-                    gr.Warning(problem)
-                yield self.parts.update({"gallery": [upload.path for upload in files]})
+                left = [upload.path for upload in files]
+                yield self.parts.update({"gallery": left, "refused": " ".join(problems)})
             if percent is None:
                 raise ValueError("the budget is empty: choose how many percent to keep.")
             if not files:

@@ -51,6 +51,7 @@ def _place(handlers: Handlers, opening: dict, engine: Engine) -> None:
                 allow_preview=False,
                 elem_id="vt-gallery",
             )
+            part["refused"] = widget("guard", "vt-refused", opening["refused"])
             part["question"] = gr.Textbox(
                 opening["question"], label="Question", lines=1, max_lines=4, max_length=2000
             )

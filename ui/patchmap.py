@@ -31,13 +31,14 @@ def value(
     *,
     nested: bool = False,
     request: Sequence[Any] = (),
+    percent: float | None = None,
     evidence: Sequence[tuple[int, Sequence[float]]] = (),
 ) -> dict[str, Any]:
     """What the component draws.
 
     files: the pictures as Gradio serves them. infos: name and size of the uploads. nested: a prefix of the
     order is the selection for its length, so the browser may replay other budgets. request: [question,
-    method, parameters], the inputs that the stages belong to. evidence: (image, box in fractions).
+    method, parameters] and percent: the inputs that the stages belong to. evidence: (image, box in shares).
     """
     total = sum(segment.length for segment in segments)
     return {
@@ -50,6 +51,7 @@ def value(
         "total": total,
         "nested": nested,
         "request": list(request),
+        "percent": percent,
         "evidence": [[image, *box] for image, box in evidence],
     }
 

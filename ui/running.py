@@ -72,6 +72,7 @@ def follow(
                         stages,
                         nested=nested,
                         request=[request.question, request.method, request.params],
+                        percent=round(100 * request.keep),
                     )
                 }
             text[event.side] += event.token.text

@@ -81,6 +81,7 @@ def of_run(
             run.stages,
             nested=info.nested,
             request=[run.question, run.method, params(fields(run.method, run.params))],
+            percent=percent(run),
             evidence=asked.evidence if asked else (),
         ),
         "answers": panels.answers(run, finding, asked.answer if asked else ""),

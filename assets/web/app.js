@@ -4,6 +4,8 @@
   "use strict";
 
   const THEME = "vtprune-theme";
+  const LARGEST = 20 * 2 ** 20;
+  const ALLOWED = "PNG, JPEG or WebP, up to 20 MB and 40 megapixels";
   const WAITING = "Waiting for the model …";
 
   const { make, tokensFor } = window.vtprune;
@@ -106,6 +108,46 @@
     build();
   }
 
+  /* The line under the gallery: files that were refused, by the server (the value) or already here. */
+  function guard(element, props, watch) {
+    const host = element.querySelector(".vt-refused");
+    host.setAttribute("role", "alert");
+    let here = [];
+    let sifted = false;
+    const show = () => {
+      host.textContent = [...here, props.value].filter(Boolean).join(" ");
+      host.classList.toggle("vt-error", host.textContent !== "");
+    };
+    const fault = (file) => {
+      const size = (file.size / 2 ** 20).toFixed(1);
+      if (file.size > LARGEST) return `${file.name} has ${size} MB: pictures may be ${ALLOWED}.`;
+      return file.type.startsWith("image/") ? null : `${file.name} is not a picture: allowed are ${ALLOWED}.`;
+    };
+    /* What is left of the chosen files goes on to Gradio, which would refuse them all with one bare word. */
+    const sift = (event) => {
+      const gallery = event.target.closest("#vt-gallery");
+      const files = event.type === "drop" ? event.dataTransfer.files : event.target.files;
+      if (!gallery || !files || !files.length || sifted) return;
+      here = [...files].map(fault).filter(Boolean);
+      show();
+      if (!here.length) return;
+      event.stopImmediatePropagation();
+      event.preventDefault();
+      const left = new DataTransfer();
+      for (const file of files) if (!fault(file)) left.items.add(file);
+      const input = gallery.querySelector("input[type=file]");
+      if (!input || !left.files.length) return;
+      input.files = left.files;
+      sifted = true;
+      input.dispatchEvent(new Event("change", { bubbles: true }));
+      sifted = false;
+    };
+    document.addEventListener("change", sift, true);
+    document.addEventListener("drop", sift, true);
+    watch("value", show);
+    show();
+  }
+
   /* Words in the status line before the server has any. */
   function say(words) {
     const line = document.querySelector("#vt-ask .vt-status");
@@ -144,6 +186,7 @@
     choices,
     options,
     budget,
+    guard,
     /* The slider moved: no server is asked. */
     slide(percent, question, method, fields) {
       const params = Object.fromEntries((fields || []).map(({ name, value }) => [name, value]));

@@ -169,11 +169,13 @@
       const stage = value.stages[0];
       const count = tokensFor(percent, value.total, value.images.length);
       const whole = stage.order && stage.order.length === value.total;
-      const can = request === JSON.stringify(value.request) && value.nested && whole && value.stages.length === 1 && stage.layer === null;
+      const same = request === JSON.stringify(value.request);
+      const one = value.stages.length === 1 && stage.layer === null;
+      const can = same && one && value.nested && whole;
       this.preview = can && count !== stage.keep.length ? count : null;
       this.draw();
       if (this.preview !== null) return "The map shows this budget. Run gives its answer.";
-      return can ? "" : "Run shows this budget.";
+      return can || (same && percent === value.percent) ? "" : "Run shows this budget.";
     }
 
     /* ---- drawing ---- */

@@ -102,15 +102,14 @@ def test_run_shows_what_the_engine_keeps(page, recorded):
 
 
 def upload(page, files):
-    """Put own pictures in place of the example's."""
-    page.locator("#vt-gallery button[aria-label=Clear]").first.click()
-    settle(page)
+    """Add own pictures, which take the place of the example's."""
     page.locator("#vt-gallery input[type=file]").first.set_input_files(files)
 
 
 def test_an_own_upload(page, photo):
     upload(page, photo)
-    expect(page.locator(".vt-name")).to_have_text("holiday.jpg")
+    expect(page.locator(".vt-name", has_text="holiday.jpg")).to_be_visible()
+    expect(page.locator(".vt-name")).to_have_count(1)
     expect(page.locator(".vt-note")).to_contain_text("drawn scenes only")
     expect(page.locator(".vt-note")).to_contain_text("--model")
     page.locator("textarea").fill("What is in the picture?")
@@ -124,7 +123,7 @@ def test_a_corrupt_file_is_named_and_the_rest_survives(page, photo, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\n" + b"no picture at all")
     upload(page, [broken, photo])
-    expect(page.locator("#vt-ask .vt-error")).to_contain_text("broken.png")
+    expect(page.locator(".vt-refused")).to_contain_text("broken.png")
     expect(page.locator(".vt-name")).to_have_text("holiday.jpg")
     page.locator("textarea").fill("What colour is the circle?")
     assert run(page).startswith("Done")
@@ -132,6 +131,19 @@ def test_a_corrupt_file_is_named_and_the_rest_survives(page, photo, tmp_path):
     assert run(page) == "Not run: the question is empty: ask something about the picture."
     expect(page.locator(".vt-answer")).to_have_count(2)
     page.locator("textarea").fill("What colour is the circle?")
+    assert run(page).startswith("Done")
+
+
+def test_files_that_are_too_large_or_no_pictures_are_named(page, photo, tmp_path):
+    large, notes = tmp_path / "large.png", tmp_path / "notes.txt"
+    large.write_bytes(bytes(21 * 2**20))
+    notes.write_text("no picture")
+    upload(page, [large, notes])
+    expect(page.locator(".vt-refused")).to_contain_text("large.png has 21.0 MB")
+    expect(page.locator(".vt-refused")).to_contain_text("notes.txt is not a picture")
+    upload(page, [large, photo])
+    expect(page.locator(".vt-name", has_text="holiday.jpg")).to_be_visible()
+    expect(page.locator(".vt-refused")).to_contain_text("large.png")
     assert run(page).startswith("Done")
 
 
