@@ -179,11 +179,12 @@ class TestGreedyEnergy:
 
 
 class TestSuppression:
-    @pytest.mark.parametrize("groups", [1, 3])
-    def test_matches_the_definition(self, groups):
+    @pytest.mark.parametrize("block", [7, 128])
+    @pytest.mark.parametrize("quotas", [[30], [12, 3, 10], [3], [2, 1, 2]])
+    def test_matches_the_definition(self, monkeypatch, quotas, block):
+        monkeypatch.setattr(kernels, "BLOCK", block)
         x, scores = random(50, 4, seed=9), random(50, seed=10)
-        group = torch.arange(50) % groups
-        quota = torch.tensor([30] if groups == 1 else [12, 3, 10])
+        group, quota = torch.arange(50) % len(quotas), torch.tensor(quotas)
         cosine, limit = cosines(x), 0.6
         chosen, waiting, left = [], [], quota.tolist()
         for i in rank(scores).tolist():

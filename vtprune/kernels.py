@@ -17,6 +17,9 @@ Rows = Callable[[Tensor], Tensor]
 CHUNK = 512
 """Rows of an N x N matrix that are held at once where a sum or minimum over all pairs is needed."""
 
+BLOCK = 128
+"""Tokens that are looked at together where most often the first ones settle it."""
+
 HELD = 1024
 """Up to this many tokens an N x N matrix is held: one large product beats many small ones."""
 
@@ -223,22 +226,36 @@ def greedy_suppression(
 ) -> Tensor:
     """Non-maximum suppression: by falling score, but tokens too like one chosen in their group come last.
 
-    A group stops at its quota. scores: [N]. features: [N, D], alike above a cosine of `limit`. group: [N]
-    int64. quota: [G] int64 with sum k. -> [k] int64 in pick order.
+    A group stops at its quota. Who stays is settled in blocks from the front, until all quotas are met: inside
+    a block all tokens are looked at together, again and again until nothing changes, which takes as many
+    rounds as the longest chain of tokens that suppress one another, mostly a few.
+
+    scores: [N]. features: [N, D], alike above a cosine of `limit`. group: [N] int64. quota: [G] int64 with
+    sum k, none above its group's size. -> [k] int64 in pick order.
     """
     n = len(scores)
-    rows = cosine_rows(features)
-    value = torch.empty(n, device=scores.device)
-    value[rank(scores)] = 1 - torch.arange(n, device=scores.device) / n  # in (0, 1]
-    left, picks = quota.clone(), []
-    for _ in range(k):
-        j = value.masked_fill(left[group] <= 0, -torch.inf).argmax(0, keepdim=True)
-        picks.append(j)
-        left[group[j]] -= 1
-        close = (rows(j).squeeze(0) > limit) & (group == group[j]) & (value > 0)
-        value = torch.where(close, value - 1 - 1 / n, value)  # to below 0, once, in the same sequence
-        value[j] = -torch.inf
-    return torch.cat(picks)
+    order = rank(scores)
+    unit, owner = normalize(features)[order], group[order]
+    stays = torch.zeros(n, dtype=torch.bool, device=scores.device)
+    places = torch.arange(n, device=scores.device)
+
+    def alike(rows: Tensor, columns: Tensor) -> Tensor:
+        return (unit[rows] @ unit[columns].T > limit) & (owner[rows, None] == owner[columns])
+
+    for block in places.split(max(BLOCK, k)):
+        free = ~alike(block, places[stays]).any(1)
+        before = alike(block, block).triu_(1).to(unit.dtype)
+        now = free
+        while not torch.equal(then := free & (now.to(unit.dtype) @ before == 0), now):
+            now = then
+        stays[block] = now
+        if bool((torch.bincount(owner[stays], minlength=len(quota)) >= quota).all()):
+            break
+    value = torch.empty(n, dtype=torch.int64, device=scores.device)
+    value[order] = n - places + n * stays
+    within = rank_within(value, group) < quota[group]
+    best = rank(value)
+    return best[within[best]]
 
 
 def iqr_outliers(scores: Tensor, factor: float = 1.5) -> Tensor:
@@ -318,8 +335,9 @@ def crowding(points: Tensor) -> Tensor:
 def spectral_energy(features: Tensor, rank_limit: int, exact: bool | None = None, seed: int = 0) -> Tensor:
     """Share of |X|_F^2 that the k strongest singular directions hold, k = 1 ... rank_limit (or fewer).
 
-    exact: eigenvalues of the smaller Gram matrix; otherwise a randomised SVD (see column_basis), which
-    under-estimates the energy slightly. None: exact when N or D is at most 1,024. X is not centred.
+    exact: eigenvalues of the smaller Gram matrix, in float32 (its shares are right to about 1e-6); otherwise
+    a randomised SVD (see column_basis), which under-estimates the energy slightly. None: exact when N or D is
+    at most 1,024. X is not centred.
     features X: [N, D]. -> [min(N, D, rank_limit)] float64, rising, on the input's device.
     """
     n, d = features.shape
@@ -329,7 +347,7 @@ def spectral_energy(features: Tensor, rank_limit: int, exact: bool | None = None
         exact = min(n, d) <= 1024
     if exact:
         small = features if n <= d else features.T
-        values = torch.linalg.eigvalsh((small @ small.T).double()).flip(0)[:limit]
+        values = torch.linalg.eigvalsh(small @ small.T).double().flip(0)[:limit]
     else:
         small = (column_basis(features, limit, seed).T @ features).double()
         values = torch.linalg.eigvalsh(small @ small.T).flip(0)[:limit]

@@ -15,15 +15,15 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerFast
 
 from vtprune.scenes import draw, questions
-from vtprune.scenes.phrases import Question, Subject, phrase
-from vtprune.scenes.world import SIZES, WORDS, Scene, Thing, render, sample, split_seed
+from vtprune.scenes.phrases import Question, Subject, middle, phrase
+from vtprune.scenes.world import SIZES, WORDS, Scene, Thing, render, sample, sample_signs, split_seed
 
 PICTURE = 224
 GRID = 16
 PATCH = PICTURE // GRID
 IGNORE = -100
 
-FIELDS = ("kind", "colour", "size", "word", "tens", "ones")
+FIELDS = ("kind", "colour", "size", "word", "tens", "ones", "column", "row")
 """Classes a patch is asked for; the value IGNORE where the question has no answer."""
 POSITIONS = ("cx", "cy", "width", "height", "log_patches")
 """What a foreground patch tells of its object, in fractions of the picture; log of its number of patches."""
@@ -32,11 +32,11 @@ POSITIONS = ("cx", "cy", "width", "height", "log_patches")
 @dataclass
 class Batch:
     """pictures: [B, n, 3, 224, 224] uint8. thing: [B, n, 256] int16, index of the object in a patch, -1 for
-    background, -2 where it is neither clearly. classes: [B, n, 256, 6] int64 (FIELDS; kind = number of kinds
+    background, -2 where it is neither clearly. classes: [B, n, 256, 8] int64 (FIELDS; kind = number of kinds
     for background). measures: [B, n, 256, 5] float32 (POSITIONS). ids, block, target: [B, L] int64, the
     packed questions: token ids, the question each belongs to (-1: padding), the id to predict next or IGNORE.
     phrase_ids: [P, C] int64 texts for the contrastive loss; phrase_subjects: [P, 2, 3] int64 (kind, colour,
-    size) of up to two noun phrases, -1 where silent, -2 for no second phrase. meant_classes [B, Q, 2, 6]
+    size) of up to two noun phrases, -1 where silent, -2 for no second phrase. meant_classes [B, Q, 2, 8]
     int64, meant_measures [B, Q, 2, 5] float32: the one or two objects that a question is about, IGNORE where
     it is about none or many."""
 
@@ -54,7 +54,7 @@ class Batch:
 
 
 def patch_truth(scene: Scene, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(thing [256] int16, classes [256, 6] int64, measures [256, 5] float32) from an id map [224, 224]."""
+    """(thing [256] int16, classes [256, 8] int64, measures [256, 5] float32) from an id map [224, 224]."""
     cells = ids.reshape(GRID, PATCH, GRID, PATCH).transpose(0, 2, 1, 3).reshape(GRID * GRID, -1)
     count = len(scene.things)
     shares = (
@@ -62,7 +62,10 @@ def patch_truth(scene: Scene, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     )
     best, share = shares.argmax(1), shares.max(1)
     thing = np.where(share >= 0.25, best, np.where(share <= 0.06, -1, -2)).astype(np.int16)
-    table = np.array([_classes(t) for t in scene.things] + [[len(draw.KINDS)] + [IGNORE] * 5, [IGNORE] * 6])
+    table = np.array(
+        [_classes(t) for t in scene.things]
+        + [[len(draw.KINDS)] + [IGNORE] * (len(FIELDS) - 1), [IGNORE] * len(FIELDS)]
+    )
     rows = np.where(thing >= 0, thing, count + (-1 - thing))
     sizes = np.array([max(1, int((thing == index).sum())) for index in range(count)])
     measured = np.array([_measures(t, n) for t, n in zip(scene.things, sizes, strict=True)] + [[0.0] * 5] * 2)
@@ -81,7 +84,8 @@ def _classes(thing: Thing) -> list[int]:
         ones = int(thing.text[-1])
         tens = int(thing.text[0]) if len(thing.text) == 2 else 10
     colour, size = list(draw.COLOURS).index(thing.colour), list(SIZES).index(thing.size)
-    return [draw.KINDS.index(thing.kind), colour, size, word, tens, ones]
+    column, row = (min(2, int(3 * place)) for place in middle(thing))
+    return [draw.KINDS.index(thing.kind), colour, size, word, tens, ones, column, row]
 
 
 def subject_codes(subject: Subject) -> list[int]:
@@ -95,11 +99,13 @@ def items(
 ) -> tuple[list[Scene], list[Question]]:
     """One training item: `images` scenes of a split and up to `wanted` questions about them.
 
-    signs: share of the items whose pictures are chosen for holding a sign.
+    signs: share of the items whose pictures are chosen for holding a sign; half of the single ones are
+    crowded with signs.
     """
     lettered = rng.random() < signs
+    crowded = lettered and images == 1 and rng.random() < 0.5
     while True:
-        scenes = [_scene(rng, split, lettered) for _ in range(images)]
+        scenes = [_scene(rng, split, lettered, crowded) for _ in range(images)]
         if images == 1:
             asked = questions.ask(scenes, rng, wanted)
         elif images == 2 and rng.random() < 0.6:
@@ -114,9 +120,9 @@ def items(
             return scenes, asked
 
 
-def _scene(rng: random.Random, split: str, lettered: bool) -> Scene:
+def _scene(rng: random.Random, split: str, lettered: bool, crowded: bool) -> Scene:
     while True:
-        scene = sample(split_seed(split, rng.randrange(10**6)))
+        scene = (sample_signs if crowded else sample)(split_seed(split, rng.randrange(10**6)))
         if not lettered or any(thing.text for thing in scene.things):
             return scene
 

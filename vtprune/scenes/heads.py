@@ -12,15 +12,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from vtprune.scenes import draw
-from vtprune.scenes.dataset import GRID, POSITIONS
+from vtprune.scenes.dataset import FIELDS, GRID, POSITIONS
 from vtprune.scenes.world import SIZES, WORDS
 
 
 class DenseHeads(nn.Module):
     """Reads a projected patch: similarity to the token embeddings of the words that name what it shows.
 
-    Kind, colour, size and word are read as they are; the two digits each through a learned map, since both
-    are the same ten tokens. `none` stands for background and for "no tens digit".
+    Kind, colour, size, word, column and row are read as they are; the two digits each through a learned map,
+    since both are the same ten tokens. `none` stands for background and for "no tens digit". The measures are
+    read along unit directions of the normalised token, as the decoder will see it: read without that, they
+    are learned at an amplitude that its normalisation buries.
     """
 
     def __init__(self, width: int, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -30,12 +32,14 @@ class DenseHeads(nn.Module):
             nn.init.eye_(digit.get_parameter("weight"))
         self.none = nn.Parameter(torch.zeros(2, width))
         nn.init.normal_(self.none, std=0.02)
-        self.scale = nn.Parameter(torch.full((6,), 3.0))
+        self.scale = nn.Parameter(torch.full((len(FIELDS),), 3.0))
         self.place = nn.Linear(width, len(POSITIONS))
         names = (draw.KINDS, draw.COLOURS, SIZES, WORDS)
         self.tokens = [single_tokens(tokenizer, [f" {name}" for name in group]) for group in names]
         digits = single_tokens(tokenizer, [str(digit) for digit in range(10)])
         self.tokens += [digits, digits]
+        columns, rows = (" left", " center", " right"), (" top", " center", " bottom")
+        self.tokens += [single_tokens(tokenizer, list(names)) for names in (columns, rows)]
 
     def forward(self, projected: Tensor, embedding: Tensor) -> tuple[list[Tensor], Tensor]:
         """projected: [M, D]. Returns the class logits of each field [M, classes] and the places [M, 5]."""
@@ -44,10 +48,11 @@ class DenseHeads(nn.Module):
             known = embedding[ids]
             if field in (0, 4):
                 known = torch.cat([known, self.none[field // 4].unsqueeze(0)])
-            view = self.digit[field - 4](projected) if field >= 4 else projected
+            view = self.digit[field - 4](projected) if field in (4, 5) else projected
             known = F.normalize(known.float(), dim=-1)
             logits.append(self.scale[field].exp() * F.normalize(view.float(), dim=-1) @ known.T)
-        return logits, self.place(projected).float()
+        seen = F.rms_norm(projected.float(), projected.shape[-1:])
+        return logits, 0.25 * seen @ F.normalize(self.place.weight, dim=1).T + self.place.bias
 
 
 def single_tokens(tokenizer: PreTrainedTokenizerFast, words: list[str]) -> list[int]:

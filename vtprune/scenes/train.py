@@ -29,11 +29,11 @@ from vtprune.scenes.dataset import Stream
 from vtprune.scenes.model import SIZES
 from vtprune.scenes.trainer import Trainer
 
-STAGES = {"vision": 0.42, "language": 0.33, "joint": 0.25}
+STAGES = {"vision": 0.25, "language": 0.15, "joint": 0.6}
 """Share of the minutes each stage gets."""
 SIGNS = {"vision": 0.4, "language": 0.25, "joint": 0.25}
 """Share of items chosen for holding a sign; letters are the hardest to learn, and few."""
-DECODER_MIX = {1: 0.8, 2: 0.14, 3: 0.04, 4: 0.02}
+DECODER_MIX = {1: 0.62, 2: 0.24, 3: 0.08, 4: 0.06}
 """How often an item has 1, 2, 3 or 4 pictures while the decoder trains."""
 
 
@@ -49,7 +49,7 @@ def _optimizers(parameters: list[nn.Parameter], embedding: Tensor) -> list[torch
     ]
 
 
-PEAKS = {"vision": (4e-3, 2e-3), "language": (3e-3, 1.5e-3), "joint": (1.2e-3, 8e-4)}
+PEAKS = {"vision": (4e-3, 2e-3), "language": (3e-3, 1.5e-3), "joint": (2e-3, 1e-3)}
 """Peak learning rates of (Muon, AdamW)."""
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vtprune.scenes import draw, tokens
-from vtprune.scenes.dataset import GRID, IGNORE, Batch
+from vtprune.scenes.dataset import FIELDS, GRID, IGNORE, Batch
 from vtprune.scenes.heads import DenseHeads, single_tokens, start_local, start_matching
 from vtprune.scenes.model import SIZES, build_llava, build_text_tower, export, tower_layers, tower_of
 from vtprune.scenes.world import WORLD_VERSION
@@ -20,6 +20,9 @@ from vtprune.scenes.world import WORLD_VERSION
 PATCHES = GRID * GRID
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+VISUAL_NORM = 40.0
+"""Length of a projected token: about what the decoder's first layers add to the stream, so that they can
+still tell a visual token which image it is in."""
 HELPERS = "training.safetensors"
 """Beside an exported model: what only training needs, so that it can go on from there."""
 
@@ -37,9 +40,10 @@ class Trainer:
         self.heads = DenseHeads(width.decoder_width, self.tokenizer)
         self.joint = nn.Linear(width.vision_width, width.joint_width, bias=False)
         self.recall = nn.ModuleList(nn.Linear(width.decoder_width, width.decoder_width) for _ in range(2))
+        self.image = nn.Linear(width.decoder_width, 4)
         self.clip_scale = nn.Parameter(torch.tensor([math.log(10.0), -4.0]))
         parts = {"llava": self.llava, "text": self.text, "heads": self.heads, "joint": self.joint}
-        self.modules = nn.ModuleDict(parts | {"recall": self.recall})
+        self.modules = nn.ModuleDict(parts | {"recall": self.recall, "image": self.image})
         self.modules.register_parameter("clip_scale", self.clip_scale)
         start_local(tower_of(self.llava))
         start_matching(self.llava.model.language_model)
@@ -51,6 +55,7 @@ class Trainer:
         self.start, self.image_token = [one, user], image
         self.numbers = single_tokens(self.tokenizer, ["1", "2", "3", "4"])
         self.mean = torch.tensor(PIXEL_MEAN, device=device).view(3, 1, 1)
+        self.kinds_known = 0.0
         self.std = torch.tensor(PIXEL_STD, device=device).view(3, 1, 1)
 
     # --- the tower ---------------------------------------------------------------------------------------
@@ -69,11 +74,11 @@ class Trainer:
     def dense_loss(
         self, projected: Tensor, classes: Tensor, measures: Tensor, letters: float
     ) -> tuple[Tensor, dict[str, float]]:
-        """projected [P, M, D]; classes [P, M, 6]; measures [P, M, 5]. letters: weight of what signs say, on
+        """projected [P, M, D]; classes [P, M, 8]; measures [P, M, 5]. letters: weight of what signs say, on
         few patches, whose noise would drown the shapes at first."""
         logits, places = self.heads(projected.flatten(0, 1), self.embedding)
         classes = classes.flatten(0, 1)
-        weights = (1.0, 0.4, 0.2, letters, letters, letters)
+        weights = (1.0, 0.4, 0.2, letters, letters, letters, 0.2, 0.2)
         loss = projected.new_zeros((), dtype=torch.float32)
         log = {}
         for field, (weight, scores) in enumerate(zip(weights, logits, strict=True)):
@@ -84,12 +89,12 @@ class Trainer:
             loss = loss + weight * F.cross_entropy(scores[known], truth)
             shown = truth < len(draw.KINDS) if field == 0 else torch.ones_like(truth, dtype=torch.bool)
             right = (scores[known].argmax(-1) == truth)[shown]
-            log[("kind", "colour", "size", "word", "tens", "ones")[field]] = right.float().mean().item()
+            log[FIELDS[field]] = right.float().mean().item()
         inside = (classes[:, 0] >= 0) & (classes[:, 0] < len(draw.KINDS))
         error = (places - measures.flatten(0, 1))[inside]
         place = F.smooth_l1_loss(error, torch.zeros_like(error), beta=0.05)
         log["place"] = error[:, :2].abs().mean().item()
-        return loss + 2.0 * place, log
+        return loss + 4.0 * place, log
 
     def clip_loss(self, last: Tensor, classes: Tensor, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Patches, and CLS, against phrases: a pair belongs together if the patch (some patch) shows it."""
@@ -183,7 +188,16 @@ class Trainer:
             batch.meant_measures.to(self.device)[rows, columns],
             letters=0.5,
         )
-        return loss + 0.3 * recalled, log | {f"meant_{name}": more[name] for name in ("kind", "colour")}
+        log |= {f"meant_{name}": more[name] for name in ("kind", "colour", "column", "place") if name in more}
+        if images == 1:
+            return loss + 0.3 * recalled, log
+        # and every visual token which image it belongs to
+        early = out.hidden_states[len(out.hidden_states) // 3][:, 2:prefix].float()
+        told = self.image(F.rms_norm(early, early.shape[-1:])).unflatten(1, (images, 1 + kept))[:, :, 1:]
+        number = torch.arange(images, device=self.device).view(1, -1, 1).expand(told.shape[:3])
+        placed = F.cross_entropy(told.flatten(0, 2), number.flatten())
+        log["image"] = (told.argmax(-1) == number).float().mean().item()
+        return loss + 0.3 * recalled + 0.3 * placed, log
 
     # --- one step ----------------------------------------------------------------------------------------
 
@@ -199,10 +213,11 @@ class Trainer:
             seen, last = self.encode(pictures, keep)
             projected = self.llava.model.multi_modal_projector(seen)
             classes, measures = _rows(classes, keep), _rows(measures, keep)
-            letters = min(0.8, max(0.25, 0.25 + 2.2 * (progress - 0.45)))
+            letters = 0.25 + 0.75 * min(1.0, max(0.0, (self.kinds_known - 0.6) / 0.2))
             dense, log = self.dense_loss(projected, classes, measures, letters)
+            self.kinds_known += 0.02 * (log["kind"] - self.kinds_known)
             contrast, more = self.clip_loss(last, classes, batch)
-            return dense + contrast, log | more
+            return dense + contrast + _length_loss(projected), log | more
         whole = torch.rand(()) < (0.4 if progress > 0.6 else 0.08)
         kept = PATCHES if whole else (64, 96, 128)[int(torch.randint(3, ()))]
         objects = bool(torch.rand(()) < 0.65)
@@ -213,10 +228,11 @@ class Trainer:
         projected = self.llava.model.multi_modal_projector(seen)
         thinned = (projected if early else _rows(projected, keep)).unflatten(0, (count, images))
         loss, log = self.answer_loss(thinned, keep.unflatten(0, (count, images)), batch)
+        loss = loss + _length_loss(projected)
         if stage == "joint":
             if early:
                 classes, measures = _rows(classes, keep), _rows(measures, keep)
-            dense, more = self.dense_loss(projected, classes, measures, letters=0.8)
+            dense, more = self.dense_loss(projected, classes, measures, letters=1.0)
             contrast, most = self.clip_loss(last, classes, batch)
             loss, log = loss + 0.3 * dense + 0.3 * contrast, log | more | most
         return loss, log
@@ -228,7 +244,8 @@ class Trainer:
             return [p for part in parts for p in part.parameters()] + [self.clip_scale, self.embedding]
         if stage == "language":
             projector = self.llava.model.multi_modal_projector
-            return [*self.decoder.parameters(), *projector.parameters(), *self.recall.parameters()]
+            parts = [self.decoder, projector, self.recall, self.image]
+            return [p for part in parts for p in part.parameters()]
         return list(self.modules.parameters())
 
     # --- on disk -----------------------------------------------------------------------------------------
@@ -272,6 +289,11 @@ def thin(thing: Tensor, kept: int, prefer_objects: bool) -> Tensor:
     if prefer_objects:
         rank = rank + (thing >= 0).float() + 0.5 * (thing == -2).float()
     return rank.topk(kept, dim=1).indices.sort(1).values
+
+
+def _length_loss(projected: Tensor) -> Tensor:
+    """Keeps the length of projected tokens [P, M, D] near VISUAL_NORM; the losses on angles let it grow."""
+    return 0.1 * (projected.float().norm(dim=-1) / VISUAL_NORM).log().square().mean()
 
 
 def _rows(values: Tensor, keep: Tensor) -> Tensor:

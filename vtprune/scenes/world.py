@@ -120,6 +120,15 @@ def sample(seed: int) -> Scene:
     return Scene(seed, rng.choice(draw.BACKGROUNDS), rng.randrange(100), tuple(things))
 
 
+def sample_signs(seed: int) -> Scene:
+    """A scene crowded with signs, for practice in reading: ordinary scenes hold one or two."""
+    rng = random.Random(f"signs-{WORLD_VERSION}-{seed}")
+    things: list[Thing] = []
+    for _ in range(rng.randint(4, 9)):
+        _place(rng, things, "sign", rng.choice(list(draw.COLOURS)), MAX_THINGS)
+    return Scene(seed, rng.choice(draw.BACKGROUNDS), rng.randrange(100), tuple(things))
+
+
 def _place(rng: random.Random, things: list[Thing], kind: str, colour: str, count: int) -> bool:
     """Adds a thing where it hides, or is hidden, no more than allowed; gives up after some tries."""
     weights = [5, 3, 1] if count > 6 else [2, 4, 3]
