@@ -33,12 +33,14 @@ def value(
     request: Sequence[Any] = (),
     percent: float | None = None,
     evidence: Sequence[tuple[int, Sequence[float]]] = (),
+    layers: Sequence[int] = (),
 ) -> dict[str, Any]:
     """What the component draws.
 
     files: the pictures as Gradio serves them. infos: name and size of the uploads. nested: a prefix of the
     order is the selection for its length, so the browser may replay other budgets. request: [question,
     method, parameters] and percent: the inputs that the stages belong to. evidence: (image, box in shares).
+    layers: visual tokens alive in each layer of the language model, for the scrubber; none, no scrubber.
     """
     total = sum(segment.length for segment in segments)
     return {
@@ -53,6 +55,7 @@ def value(
         "request": list(request),
         "percent": percent,
         "evidence": [[image, *box] for image, box in evidence],
+        "layers": list(layers),
     }
 
 
@@ -78,8 +81,10 @@ def _stage(stage: Stage, total: int) -> dict[str, Any]:
         for token, score in zip(stage.scored, stage.scores, strict=True):
             scores[token] = score
     return {
+        "name": stage.name,
         "label": PLACES.get(stage.name, f"before LLM layer {stage.layer}"),
         "layer": stage.layer,
+        "after": stage.after,
         "keep": stage.keep,
         "order": stage.order,
         "scores": scores,

@@ -83,6 +83,7 @@ def of_run(
             request=[run.question, run.method, params(fields(run.method, run.params))],
             percent=percent(run),
             evidence=asked.evidence if asked else (),
+            layers=run.pruned.cost.tokens_per_layer,
         ),
         "answers": panels.answers(run, finding, asked.answer if asked else ""),
         "chart": charts.latency(run),

@@ -11,7 +11,7 @@ import gradio as gr
 from vtprune.assets import assets_dir
 
 STYLES = ("inputs.css", "patchmap.css", "results.css", "page.css")
-SCRIPTS = ("tools.js", "paint.js", "patchmap.js", "app.js")
+SCRIPTS = ("tools.js", "paint.js", "scrubber.js", "patchmap.js", "app.js")
 
 
 @cache

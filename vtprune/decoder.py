@@ -17,7 +17,8 @@ from torch import Tensor
 from vtprune.backbones.base import LanguageModel
 
 BeforeLayer = Callable[[int, Tensor, "Look"], tuple[Tensor, Tensor] | None]
-"""before_layer(k, hidden [n, D], look) -> None, or (hidden [m, D], positions [m]) to go on with."""
+"""before_layer(k, hidden [n, D], look) -> None, or (hidden [m, D], positions [m] or [3, m]) to go on
+with."""
 
 
 class LayerCache:
@@ -150,8 +151,8 @@ def prefill(
 ) -> Decoding:
     """Run a prompt through the layers once.
 
-    embeds [n, D], positions [n] int64 (ascending, gaps allowed). room: tokens that will be decoded at most.
-    next_position: position id of the first decoded token in every layer, or None to go on from the last
+    embeds [n, D], positions [n] or [3, n] int64 (ascending, gaps allowed). room: tokens that will be decoded at most.
+    next_position: position id of the first decoded token in every layer, or None to go on from the highest
     position that each layer saw. before_layer: see BeforeLayer; called before every layer.
     """
     hidden = embeds[None]
@@ -175,7 +176,7 @@ def prefill(
 
 
 def _following(next_position: int | None, positions: Tensor) -> int:
-    return int(positions[-1]) + 1 if next_position is None else next_position
+    return int(positions.max()) + 1 if next_position is None else next_position
 
 
 def _logits(llm: LanguageModel, hidden: Tensor) -> Tensor:

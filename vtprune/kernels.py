@@ -226,9 +226,9 @@ def greedy_suppression(
 ) -> Tensor:
     """Non-maximum suppression: by falling score, but tokens too like one chosen in their group come last.
 
-    A group stops at its quota. Who stays is settled in blocks from the front, until all quotas are met: inside
-    a block all tokens are looked at together, again and again until nothing changes, which takes as many
-    rounds as the longest chain of tokens that suppress one another, mostly a few.
+    A group stops at its quota. Who stays is settled in blocks from the front, until all quotas are met:
+    inside a block all tokens are looked at together, again and again until nothing changes, which takes as
+    many rounds as the longest chain of tokens that suppress one another, mostly a few.
 
     scores: [N]. features: [N, D], alike above a cosine of `limit`. group: [N] int64. quota: [G] int64 with
     sum k, none above its group's size. -> [k] int64 in pick order.

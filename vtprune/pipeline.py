@@ -76,9 +76,7 @@ class Pass:
         features = self._select_all((s for s in self.steps if s.at == "projected"), features)
 
         timer.switch("prefill")
-        self._sequence = weave(
-            backbone.embed(prompt.ids[self._text]), self._text, features, self._alive.places
-        )
+        self._sequence = weave(backbone.embed_text(prompt), self._text, features, self._alive.places)
         decoding = prefill(
             backbone.llm,
             self._sequence.hidden,
@@ -141,6 +139,10 @@ class Pass:
 
     def _positions(self) -> Tensor:
         places = self._sequence.places
-        if self.positions == "renumber":
+        positions = self.prompt.positions[..., places]
+        if self.positions == "original":
+            return positions
+        if positions.dim() == 1:
             return torch.arange(len(places), device=places.device)
-        return self.prompt.positions[places]
+        # close the gaps that all axes have in common: a text token goes on having one number on all of them
+        return positions.unique(return_inverse=True)[1]

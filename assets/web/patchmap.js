@@ -51,14 +51,15 @@
       }
       this.stages = make("select", "vt-stage");
       this.stages.setAttribute("aria-label", "After which selection");
-      this.stages.addEventListener("change", () => this.draw());
+      this.stages.addEventListener("change", () => this.reach(Number(this.stages.value)));
       this.where = make("span", "vt-quiet");
       bar.append(views, this.stages, this.where);
       this.grid = make("div", "vt-map-grid");
+      this.scrubber = new window.vtprune.Scrubber((selection) => this.reach(selection));
       this.legend = make("div", "vt-legend");
       this.readout = make("p", "vt-readout");
       this.readout.setAttribute("aria-live", "polite");
-      host.replaceChildren(bar, this.grid, this.legend, this.readout);
+      host.replaceChildren(bar, this.grid, this.scrubber.root, this.legend, this.readout);
     }
 
     /* A new value: keep pictures that are already there, so that nothing flickers. */
@@ -87,8 +88,15 @@
       const stages = value.stages.map((stage, index) => new Option(stage.label, index));
       this.stages.replaceChildren(...stages);
       this.stages.value = String(stages.length - 1);
-      this.stages.hidden = stages.length < 2;
+      this.stages.hidden = stages.length < 2 || value.layers.length > 0; // then the scrubber says it all
       this.where.textContent = stages.length === 1 ? `chosen ${value.stages[0].label}` : "";
+      this.reach(stages.length - 1);
+      this.scrubber.show(value);
+    }
+
+    /* Show what is left after a selection; before the first one (-1) that is everything. */
+    reach(selection) {
+      this.selection = selection;
       this.draw();
     }
 
@@ -137,7 +145,7 @@
     /* ---- what is known of each patch ---- */
 
     stage() {
-      return this.value.stages[Number(this.stages.value)];
+      return this.value.stages[this.selection];
     }
 
     /* The set that is shown: of the chosen stage, or the first `preview` of its order. */
@@ -173,6 +181,7 @@
       const one = value.stages.length === 1 && stage.layer === null;
       const can = same && one && value.nested && whole;
       this.preview = can && count !== stage.keep.length ? count : null;
+      this.scrubber.replay(this.preview);
       this.draw();
       if (this.preview !== null) return "The map shows this budget. Run gives its answer.";
       return can || (same && percent === value.percent) ? "" : "Run shows this budget.";

@@ -23,7 +23,8 @@ class LoadError(ValueError):
 class Prompt:
     """One request as the model sees it, nothing computed yet.
 
-    ids [L] int64: the prompt with a placeholder at every visual token. positions [L] int64: position ids.
+    ids [L] int64: the prompt with a placeholder at every visual token. positions [L] int64: position ids, or
+    [3, L] in a model that counts time, height and width apart.
     next_position: of the first generated token. visual [N] int64: places of the visual tokens in `ids`.
     instruction [Q] int64: places of the question's own tokens. pixels: what the vision tower takes.
     segments: the images in the sequence of visual tokens. images: the uploads, upright RGB.
@@ -70,7 +71,8 @@ class LanguageModel:
     """The parts of the decoder-only language model that vtprune.decoder drives itself.
 
     layers: called as in transformers, each with a `self_attn` holding q_proj, k_proj, head_dim, scaling and
-    num_key_value_groups. norm, head: final norm and language head. rotary(x, positions [n]) -> (cos, sin).
+    num_key_value_groups. norm, head: final norm and language head. rotary(x, positions [n] or as
+    in the prompt [3, n]) -> (cos, sin).
     rotate(x [1, H, n, h], cos, sin) -> x with its positions. config: the text config of the model.
     """
 
@@ -113,6 +115,10 @@ class Backbone(ABC):
     @abstractmethod
     def embed(self, ids: Tensor) -> Tensor:
         """[n] int64 -> [n, D]: the language model's input embeddings."""
+
+    def embed_text(self, prompt: Prompt) -> Tensor:
+        """[L - N, D]: input embeddings of a prompt's tokens that are never pruned."""
+        return self.embed(prompt.ids[prompt.text])
 
     @abstractmethod
     def clip(self, prompt: Prompt, encoded: Encoded) -> tuple[Tensor, Tensor, int]:

@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vtprune.backbones.base import Backbone, Encoded, LanguageModel, LoadError, Prompt
+from vtprune.backbones.base import Backbone, Encoded, LoadError, Prompt
 from vtprune.backbones.geometry import patch_boxes, view_of
+from vtprune.backbones.parts import chat, llama_decoder, load_parts, tokens_of
 from vtprune.clip import Companion, find_companion
 from vtprune.types import Segment
 
 TOWERS = ("clip_vision_model", "siglip_vision_model")
 LANGUAGES = ("llama", "mistral", "qwen2")
-STAND_IN = "QUESTIONSTANDSHERE"
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Llava(Backbone):
     """Adapter of transformers' LlavaForConditionalGeneration."""
 
     family = "llava"
+    architecture = "LlavaForConditionalGeneration"
 
     def __init__(
         self,
@@ -44,9 +45,6 @@ class Llava(Backbone):
         revision: str | None = None,
         clip: str | Path | None = None,
     ) -> None:
-        from transformers import AutoProcessor, LlavaForConditionalGeneration
-        from transformers.models.llama.modeling_llama import rotate_half
-
         tower_type = config.vision_config.model_type
         if tower_type not in TOWERS:
             raise LoadError(
@@ -58,21 +56,8 @@ class Llava(Backbone):
                 f"{name} has a {language_type!r} language model; vtprune knows {', '.join(LANGUAGES)}."
             )
         self.name, self.device, self.dtype = name, device, dtype
-        model: Any = LlavaForConditionalGeneration.from_pretrained(
-            path,
-            revision=revision or "main",
-            dtype=dtype,
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
-        self.model = model.to(device).eval().requires_grad_(False)
-        self.processor = AutoProcessor.from_pretrained(path, revision=revision, trust_remote_code=False)
-        self.tokenizer = self.processor.tokenizer
-        if not getattr(self.tokenizer, "is_fast", False):
-            raise LoadError(
-                f"{name} has no tokenizer.json, which vtprune needs to find the question's tokens."
-            )
+        model, self.processor = load_parts(self.architecture, path, name, device, dtype, revision)
+        self.model, self.tokenizer = model, self.processor.tokenizer
         self.config: Any = model.config
         tower = model.model.vision_tower
         self._tower: Any = getattr(tower, "vision_model", tower)  # some releases of transformers wrap it
@@ -93,65 +78,44 @@ class Llava(Backbone):
             "shallow_attention": round(depth * 5 / 24),
             "middle_attention": round(depth * 9 / 24),
         }
-        language = model.model.language_model
-        self.llm = LanguageModel(
-            layers=list(language.layers),
-            norm=language.norm,
-            head=model.lm_head,
-            rotary=lambda x, positions: language.rotary_emb(x, position_ids=positions[None]),
-            rotate=lambda x, cos, sin: x * cos[:, None] + rotate_half(x) * sin[:, None],
-            config=language.config,
-        )
+        self.llm = llama_decoder(model.model.language_model, model.lm_head)
         self.companion: Companion | None = find_companion(path, clip, device)
         self._shared = self.companion is not None and self.companion.adopt(self._tower)
 
     def prepare(self, images: Sequence[Image.Image], question: str) -> Prompt:
-        marker = self.processor.image_token
-        if marker in question:
-            raise ValueError(f"the question holds {marker}, the model's own mark for an image: leave it out.")
-        pixels = self.processor.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
-        segments = self.segments(images)
-        # with a stand-in for the question, since its words may be in the template as well
-        text = self._template(len(images), STAND_IN)
-        if text.count(marker) != len(images) or text.count(STAND_IN) != 1:
-            raise ValueError(
-                f"the chat template of {self.name} cannot hold {len(images)} images and a question."
-            )
-        pieces = text.split(marker)
-        marks = [marker * segment.length for segment in segments]
-        text = pieces[0] + "".join(mark + piece for mark, piece in zip(marks, pieces[1:], strict=True))
-        start = text.index(STAND_IN)
-        text = text.replace(STAND_IN, question)
-        bos = self.tokenizer.bos_token
-        coded = self.tokenizer(
-            text,
-            add_special_tokens=bos is None or not text.startswith(bos),
-            return_offsets_mapping=True,
-        )
-        stop = start + len(question)
-        asked = [i for i, (a, b) in enumerate(coded["offset_mapping"]) if a < stop and start < b]
-        ids = torch.tensor(coded["input_ids"], dtype=torch.int64, device=self.device)
+        segments, marks = self.segments(images), self._marks(images)
+        blocks = [self.processor.image_token * len(mark) for mark in marks]
+        ids, instruction = tokens_of(self.processor, self.name, self._template, blocks, question)
+        places = (ids == self.config.image_token_id).nonzero().flatten()
         return Prompt(
-            ids=ids,
+            ids=ids.to(self.device),
             positions=torch.arange(len(ids), device=self.device),
             next_position=len(ids),
-            visual=(ids == self.config.image_token_id).nonzero().flatten(),
-            instruction=torch.tensor(asked, dtype=torch.int64, device=self.device),
-            pixels=pixels.to(self.device),
+            visual=places[torch.cat(marks)].to(self.device),
+            instruction=instruction.to(self.device),
+            pixels=self._pixels(images).to(self.device),
             segments=segments,
             images=tuple(images),
             question=question,
         )
 
+    def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        """[B, 3, H, W]: all that the tower sees."""
+        return self.processor.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
+
+    def _marks(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        """[n] bool of each image: which of its placeholders in the prompt are visual tokens."""
+        return [torch.ones(segment.length, dtype=torch.bool) for segment in self.segments(images)]
+
+    def _arrange(self, rows: Tensor, prompt: Prompt) -> Tensor:
+        """Rows of all patches that the tower saw [B * P, ...] -> those of the visual tokens [N, ...]."""
+        return rows
+
     def _template(self, images: int, question: str) -> str:
-        if not self.processor.chat_template:
-            marks = "\n".join([self.processor.image_token] * images)
-            return f"USER: {marks}\n{question} ASSISTANT:"
-        content: list[dict[str, str]] = [{"type": "image"} for _ in range(images)]
-        content.append({"type": "text", "text": question})
-        return self.processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-        )
+        if self.processor.chat_template:
+            return chat(self.processor, images, question)
+        marks = "\n".join([self.processor.image_token] * images)
+        return f"USER: {marks}\n{question} ASSISTANT:"
 
     def segments(self, images: Sequence[Image.Image]) -> tuple[Segment, ...]:
         patch = self.config.vision_config.patch_size
@@ -186,10 +150,13 @@ class Llava(Backbone):
             if block is not None:  # layers behind the features are not run, here or on the full side
                 hidden = block(hidden, None)
         features = torch.cat([self._patches(states[i]) for i in self._taps], -1).flatten(0, 1)
+        features = self._arrange(features, prompt)
         makers = {"keys": self._keys, "headless_attention": self._headless_row}
         makers |= dict.fromkeys(("cls_attention", "shallow_attention"), self._cls_row)
         makers |= dict.fromkeys(("received_attention", "middle_attention"), self._received)
-        signals = {need: makers[need](self._blocks[i], states[i]) for need, i in read.items()}
+        signals = {
+            need: self._arrange(makers[need](self._blocks[i], states[i]), prompt) for need, i in read.items()
+        }
         if "vision_features" in needs:
             signals["vision_features"] = features.float()
         if "text" in needs:
@@ -256,7 +223,8 @@ class Llava(Backbone):
         hidden = state.hidden
         for block in self._blocks[state.depth :]:
             hidden = block(hidden, None)
-        return companion.project(self._patches(hidden)).flatten(0, 1), text, companion.sign
+        patches = companion.project(self._patches(hidden)).flatten(0, 1)
+        return self._arrange(patches, prompt), text, companion.sign
 
     def missing(self, need: str) -> str | None:
         if need in ("cls_attention", "shallow_attention", "headless_attention") and not self._has_cls:
