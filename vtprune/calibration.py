@@ -1,0 +1,54 @@
+"""What has to be found once for each model: the thresholds with which E-AdaPrune meets a budget.
+
+They lie in a file beside the model's weights, and a loaded model brings them along as defaults of its
+methods' parameters.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vtprune.backbones.base import Backbone, LoadError
+from vtprune.budgets import calibrate
+
+FILE = "vtprune.json"
+KEEPS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.33, 0.5, 0.67, 0.8)
+PICTURES = 256
+"""Drawn validation scenes that the bundled model is calibrated on."""
+
+Table = tuple[tuple[float, float], ...]
+Defaults = dict[str, dict[str, Any]]
+
+
+def energy_table(
+    backbone: Backbone, pictures: Iterable[Image.Image], keeps: Sequence[float] = KEEPS
+) -> Table:
+    """(keep, tau) pairs with which E-AdaPrune keeps `keep` of the tokens on average over these pictures."""
+    features = [backbone.encode(backbone.prepare([picture], "?")).features for picture in pictures]
+    return tuple((keep, calibrate(features, keep)) for keep in keeps)
+
+
+def read(folder: str | Path) -> Defaults:
+    """Method -> parameter -> value from the file in a model's folder; empty when there is none.
+
+    Raises LoadError with one sentence when the file is not such a table.
+    """
+    path = Path(folder) / FILE
+    if not path.is_file():
+        return {}
+    try:
+        table = json.loads(path.read_text("utf-8"))["e_adaprune"]["table"]
+        return {"e_adaprune": {"table": tuple((float(keep), float(tau)) for keep, tau in table)}}
+    except (KeyError, TypeError, ValueError) as error:
+        raise LoadError(f"{path} is not a table of E-AdaPrune's thresholds ({error}).") from error
+
+
+def write(folder: str | Path, table: Table) -> None:
+    """Puts the file beside a model's weights."""
+    rows = [[keep, round(tau, 8)] for keep, tau in table]
+    (Path(folder) / FILE).write_text(json.dumps({"e_adaprune": {"table": rows}}, indent=2) + "\n", "utf-8")
