@@ -54,7 +54,7 @@ def spread(seconds: Sequence[float]) -> Spread:
     return Spread(median(values), min(values), max(values), len(values))
 
 
-def prefill_flops(config: Any, tokens_per_layer: Sequence[int]) -> float:
+def prefill_flops(config: Any, tokens_per_layer: Sequence[int], crossed: int = 0) -> float:
     """Floating-point operations of the language model's prefill; a multiply-add counts as two.
 
     With n tokens in a layer, hidden size d, H query heads and G key/value heads of size h, and an MLP of
@@ -62,19 +62,31 @@ def prefill_flops(config: Any, tokens_per_layer: Sequence[int]) -> float:
 
         projections  2 n d (2 H h + 2 G h)      q and o have H h columns, k and v have G h
         attention    2 n² H h                   q kᵀ and its product with v, half of each by causality
-        MLP          2 n · 3 d m                gate, up and down
+        MLP          2 n · 3 d m                gate, up and down; OPT has no gate: 2 n · 2 d m
 
-    Summed over the layers. Left out: the language head (one row, the same for both sides), norms and rotary
-    embeddings, the vision tower and the projector.
+    Summed over the layers. With `crossed` image states of size v, every c-th layer (c is the config's
+    cross_layer_interval) has a layer of cross-attention in front of it:
+
+        projections  2 n d · 2 H h + 2 crossed v · 2 H h
+        attention    4 n crossed H h
+        MLP          2 n · 3 d m
+
+    Left out: the language head (one row, the same for both sides), norms and rotary embeddings, the vision
+    tower, and the projector or resampler.
     """
     hidden, heads = config.hidden_size, config.num_attention_heads
     groups = getattr(config, "num_key_value_heads", None) or heads
     size = getattr(config, "head_dim", None) or hidden // heads
+    # OPT's name for the width, of an MLP of two matrices
+    matrices, width = (2, config.ffn_dim) if hasattr(config, "ffn_dim") else (3, config.intermediate_size)
     total = 0
-    for n in tokens_per_layer:
+    for k, n in enumerate(tokens_per_layer):
         total += 2 * n * hidden * (2 * heads * size + 2 * groups * size)
         total += 2 * n * n * heads * size
-        total += 2 * n * 3 * hidden * config.intermediate_size
+        total += 2 * n * matrices * hidden * width
+        if crossed and k % config.cross_layer_interval == 0:
+            total += 4 * (n * hidden + crossed * config.vision_config.hidden_size) * heads * size
+            total += 4 * n * crossed * heads * size + 2 * n * matrices * hidden * width
     return float(total)
 
 
@@ -86,20 +98,29 @@ def kv_bytes(config: Any, tokens_per_layer: Sequence[int], dtype: torch.dtype) -
 
 
 def cost(
-    config: Any, visual_per_layer: Sequence[int], text_tokens: int, dtype: torch.dtype, peak_bytes: int = 0
+    config: Any,
+    visual_per_layer: Sequence[int],
+    text_tokens: int,
+    dtype: torch.dtype,
+    peak_bytes: int = 0,
+    *,
+    patches: int | None = None,
+    crossed: int = 0,
 ) -> Cost:
     """The :class:`Cost` of one side.
 
     config: of the language model. visual_per_layer: visual tokens in each of its layers; text_tokens: the
     rest of the prompt, which is never pruned. peak_bytes: `torch.cuda.max_memory_allocated` of a measured
-    pass, weights included; 0 on a CPU, where it is unknown.
+    pass, weights included; 0 on a CPU, where it is unknown. patches: visual tokens left for a resampler or
+    cross-attention, None where they are in the sequence; crossed: image states that cross-attention saw.
     """
     tokens = [n + text_tokens for n in visual_per_layer]
     return Cost(
-        visual_tokens=visual_per_layer[0],
+        visual_tokens=visual_per_layer[0] if patches is None else patches,
         prompt_tokens=tokens[0],
-        tokens_per_layer=list(visual_per_layer),
-        prefill_flops=prefill_flops(config, tokens),
+        tokens_per_layer=[n + crossed for n in visual_per_layer],
+        prefill_flops=prefill_flops(config, tokens, crossed),
         kv_bytes=kv_bytes(config, tokens, dtype),
         peak_bytes=peak_bytes,
+        indirect=patches is not None,
     )

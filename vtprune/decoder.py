@@ -46,6 +46,10 @@ class LayerCache:
         values[:, :, begin:end] = value
         return keys[:, :, :end], values[:, :, :end]
 
+    def get_seq_length(self, layer: int = 0) -> int:
+        """Tokens that a layer holds; some attention modules ask."""
+        return self.lengths[layer]
+
     def keys(self, layer: int) -> Tensor:
         """[1, G, n, h]: the keys of a layer, rotated."""
         keys = self._keys[layer]
@@ -93,7 +97,7 @@ class Look:
     def _keys(self, offset: int) -> Tensor:
         layer, seen = self._layer(offset)
         if offset == -1:
-            return self._cache.keys(self._k - 1)
+            return self._cache.keys(self._k - 1).to(seen.hidden.device)  # that layer may be on another GPU
         key = _heads(layer.self_attn.k_proj, layer.input_layernorm(seen.hidden), layer.self_attn.head_dim)
         return self._llm.rotate(key, *seen.rotation)
 
@@ -151,9 +155,9 @@ def prefill(
 ) -> Decoding:
     """Run a prompt through the layers once.
 
-    embeds [n, D], positions [n] or [3, n] int64 (ascending, gaps allowed). room: tokens that will be decoded at most.
-    next_position: position id of the first decoded token in every layer, or None to go on from the highest
-    position that each layer saw. before_layer: see BeforeLayer; called before every layer.
+    embeds [n, D], positions [n] or [3, n] int64 (ascending, gaps allowed). room: tokens that will be decoded
+    at most. next_position: position id of the first decoded token in every layer, or None to go on from the
+    highest position that each layer saw. before_layer: see BeforeLayer; called before every layer.
     """
     hidden = embeds[None]
     cache = LayerCache(len(llm.layers), room)

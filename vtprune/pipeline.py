@@ -32,7 +32,8 @@ class Pass:
     never inside a measured pass.
 
     After `prefill`: stages, what each step did (seconds are the timer's, under "select:<index>"), and
-    visual_per_layer, how many visual tokens each layer saw.
+    visual_per_layer, how many visual tokens each layer had in its sequence; crossed, how many image states
+    its cross-attention saw; patches, where the visual tokens are not in the sequence, how many were left.
     """
 
     def __init__(
@@ -50,6 +51,8 @@ class Pass:
         self.timer, self.positions, self.seed, self.whole_order = timer, positions, seed, whole_order
         self.stages: list[Stage] = []
         self.visual_per_layer: list[int] = []
+        self.crossed = 0
+        self.patches: int | None = None
         self._inside = {step.at[1]: step for step in steps if isinstance(step.at, tuple)}
         self._text = prompt.text
         # where the question's tokens are among the text tokens
@@ -72,13 +75,14 @@ class Pass:
 
         features = self._select_all((s for s in self.steps if s.at == "vision"), encoded.features)
         timer.switch("encode")
-        features = backbone.project(features)
-        features = self._select_all((s for s in self.steps if s.at == "projected"), features)
+        entry = backbone.enter(prompt, encoded, features, self._alive.signals.image_ids())
+        features = self._select_all((s for s in self.steps if s.at == "projected"), entry.tokens)
+        places = self._alive.places if prompt.slots is None else prompt.slots
 
         timer.switch("prefill")
-        self._sequence = weave(backbone.embed_text(prompt), self._text, features, self._alive.places)
+        self._sequence = weave(backbone.embed_text(prompt), self._text, features, places)
         decoding = prefill(
-            backbone.llm,
+            entry.llm,
             self._sequence.hidden,
             self._positions(),
             room=room,
@@ -86,7 +90,9 @@ class Pass:
             before_layer=self._before_layer if self._inside else None,
         )
         if not self._inside:
-            self.visual_per_layer = [self._alive.count] * backbone.layers
+            self.visual_per_layer = [len(features)] * backbone.layers
+        self.crossed = entry.crossed
+        self.patches = None if prompt.slots is None else self._alive.count
         return decoding
 
     def _select_all(self, steps: Iterable[Step], features: Tensor) -> Tensor:

@@ -279,6 +279,10 @@ class Cost:
     visual_tokens: tokens that entered the LLM. prompt_tokens: all tokens that entered it.
     tokens_per_layer: visual tokens each LLM layer saw. prefill_flops: of the LLM.
     kv_bytes: key/value cache after prefill. peak_bytes: peak memory of the device (0 where unknown).
+
+    indirect: the LLM sees the visual tokens through a resampler or cross-attention only. Then visual_tokens
+    are those that were left for that, and tokens_per_layer what came of them: a resampler's fixed number, or
+    the image states (CLS tokens included) before the cross-attention layers.
     """
 
     visual_tokens: int
@@ -287,6 +291,14 @@ class Cost:
     prefill_flops: float
     kv_bytes: int
     peak_bytes: int = 0
+    indirect: bool = False
+
+    @property
+    def mean_tokens(self) -> float:
+        """Visual tokens that were left, on average over the layers of the LLM."""
+        if self.indirect:
+            return self.visual_tokens
+        return sum(self.tokens_per_layer) / len(self.tokens_per_layer)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,10 @@ class Prompt:
     next_position: of the first generated token. visual [N] int64: places of the visual tokens in `ids`.
     instruction [Q] int64: places of the question's own tokens. pixels: what the vision tower takes.
     segments: the images in the sequence of visual tokens. images: the uploads, upright RGB.
+
+    slots: None where the visual tokens themselves stand in the sequence. Otherwise [M] int64, the places of
+    what a resampler makes of them, or none with cross-attention; `visual` then repeats the place of each
+    token's image.
     """
 
     ids: Tensor
@@ -39,12 +43,13 @@ class Prompt:
     segments: tuple[Segment, ...]
     images: tuple[Image.Image, ...]
     question: str
+    slots: Tensor | None = None
 
     @property
     def text(self) -> Tensor:
         """[L - N] int64: places of the tokens that are never pruned."""
         mask = torch.ones(len(self.ids), dtype=torch.bool, device=self.ids.device)
-        mask[self.visual] = False
+        mask[self.visual if self.slots is None else self.slots] = False
         return mask.nonzero().flatten()
 
     @property
@@ -71,9 +76,9 @@ class LanguageModel:
     """The parts of the decoder-only language model that vtprune.decoder drives itself.
 
     layers: called as in transformers, each with a `self_attn` holding q_proj, k_proj, head_dim, scaling and
-    num_key_value_groups. norm, head: final norm and language head. rotary(x, positions [n] or as
-    in the prompt [3, n]) -> (cos, sin).
-    rotate(x [1, H, n, h], cos, sin) -> x with its positions. config: the text config of the model.
+    num_key_value_groups. norm, head: final norm and language head. rotary(x, positions [n]) -> (cos,
+    sin), and for a model with positions on three axes also positions [3, n]. rotate(x [1, H, n, h], cos, sin)
+    -> x with its positions. config: the text config of the model.
     """
 
     layers: Sequence[Any]
@@ -84,10 +89,26 @@ class LanguageModel:
     config: Any
 
 
+@dataclass(frozen=True)
+class Entry:
+    """What a language model gets of the pictures. tokens [M, D]: those in its sequence. llm: the decoder to
+    run. crossed: how many image states its cross-attention layers see."""
+
+    tokens: Tensor
+    llm: LanguageModel
+    crossed: int = 0
+
+
+KINDS = ("vision", "projected", "llm", "cls")
+"""Kinds of methods: by where they act (as in their MethodInfo), and those that read CLS attention."""
+
+
 class Backbone(ABC):
     """A loaded model. It is stateless between calls; the engine makes sure that only one runs at a time."""
 
     family: str
+    kinds: tuple[str, ...] = KINDS
+    """Kinds of methods that the family's usual checkpoints run; `supports` tells it of a loaded one."""
     name: str
     device: torch.device
     dtype: torch.dtype
@@ -108,9 +129,16 @@ class Backbone(ABC):
     def encode(self, prompt: Prompt, needs: Collection[str] = ()) -> Encoded:
         """Run the vision tower once, as far as needed, with those of `needs` that come from it."""
 
-    @abstractmethod
     def project(self, features: Tensor) -> Tensor:
-        """[M, Dv] -> [M, D]: vision tokens to the language model's input space."""
+        """[M, Dv] -> [M, D]: vision tokens to the language model's input space, each for itself."""
+        raise NotImplementedError
+
+    def enter(self, prompt: Prompt, encoded: Encoded, features: Tensor, owners: Tensor) -> Entry:
+        """What becomes of the vision tokens [M, Dv] that are left; owners [M] int64: the image of each.
+
+        By default every one is projected. A resampler makes a fixed number of tokens of each image instead.
+        """
+        return Entry(self.project(features), self.llm)
 
     @abstractmethod
     def embed(self, ids: Tensor) -> Tensor:
@@ -128,6 +156,10 @@ class Backbone(ABC):
     def missing(self, need: str) -> str | None:
         """Why a signal cannot be had from this model, as a sentence, or None when it can."""
 
+    def refuses(self, place: str) -> str | None:
+        """Why no method can act at "vision", "projected" or "llm" of this model, as a sentence, or None."""
+        return None
+
     @property
     def layers(self) -> int:
         """Number of language model layers."""
@@ -136,7 +168,9 @@ class Backbone(ABC):
     def supports(self, info: Any) -> str | None:
         """Why a method cannot run on this model, as a sentence, or None. info: its MethodInfo (or any
         object with `needs`)."""
-        reasons = (self.missing(need) for need in getattr(info, "needs", ()))
+        places = getattr(info, "acts_at", "vision").split("+")
+        reasons = [self.refuses(place) for place in places]
+        reasons += [self.missing(need) for need in getattr(info, "needs", ())]
         return next((reason for reason in reasons if reason), None)
 
     def words(self, question: str) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vtprune.backbones.base import Backbone, Encoded, LoadError, Prompt
 from vtprune.backbones.geometry import patch_boxes, view_of
-from vtprune.backbones.parts import chat, llama_decoder, load_parts, tokens_of
+from vtprune.backbones.parts import chat, llama_decoder, load_parts, tokens_of, why_missing
 from vtprune.clip import Companion, find_companion
 from vtprune.types import Segment
 
@@ -227,11 +227,4 @@ class Llava(Backbone):
         return self._arrange(patches, prompt), text, companion.sign
 
     def missing(self, need: str) -> str | None:
-        if need in ("cls_attention", "shallow_attention", "headless_attention") and not self._has_cls:
-            return f"{self.name} has no CLS token in its vision tower, so there is no CLS attention to read."
-        if need in ("clip_patches", "clip_text") and self.companion is None:
-            return (
-                f"{self.name} comes without a CLIP companion (a folder clip/ for open_clip), "
-                "so patch-text similarity cannot be had; give one with load(..., clip=...)."
-            )
-        return None
+        return why_missing(need, self.name, cls=self._has_cls, clip=self.companion is not None)

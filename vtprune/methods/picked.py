@@ -11,7 +11,7 @@ from vtprune.methods.multi import lead_each_image, real_tokens
 from vtprune.types import Budget, Selection, Shape, Signals, Step
 
 
-@register("picked", title="Picked by hand", acts_at="projected", multi_image=True, nested=True)
+@register("picked", title="Picked by hand", acts_at="vision", multi_image=True, nested=True)
 @dataclass(frozen=True)
 class Picked(Method):
     """Keeps the tokens you name, so that a guess about what the answer hangs on can be tried. It does no

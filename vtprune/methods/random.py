@@ -9,7 +9,7 @@ from vtprune.methods.base import Method, register
 from vtprune.types import Signals
 
 
-@register("random", title="Random", acts_at="projected", nested=True)
+@register("random", title="Random", acts_at="vision", nested=True)
 @dataclass(frozen=True)
 class Random(Method):
     """Keeps tokens drawn by lot. The honest baseline: it covers the picture evenly on average, knows

@@ -10,7 +10,7 @@ from vtprune.methods.multi import share
 from vtprune.types import Selection, Signals
 
 
-@register("uniform", title="Uniform grid", acts_at="projected")
+@register("uniform", title="Uniform grid", acts_at="vision")
 @dataclass(frozen=True)
 class Uniform(Method):
     """Keeps an even grid of tokens: the picture is cut into K cells of almost equal size and the token

@@ -1,0 +1,142 @@
+"""BLIP-2: a ViT whose patches a Q-Former sums up in a few query tokens, and an OPT decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vtprune.backbones.base import Encoded, Entry, LanguageModel, LoadError, Prompt
+from vtprune.backbones.parts import load_parts, tokens_of
+from vtprune.backbones.resampler import ResamplerBackbone, of_each_image
+from vtprune.backbones.tower import Tower
+from vtprune.clip import find_companion
+
+
+@dataclass(frozen=True)
+class _Words:
+    """What `tokens_of` reads of a processor; the prompt has no mark of its own for an image."""
+
+    tokenizer: Any
+    image_token: str = "<image>"
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """An OPT layer, called as the decoder calls one. OPT rotates nothing: it adds a learned vector for its
+    place to each token, so those [1, n, D] come in place of (cos, sin), and the first layer adds them."""
+
+    layer: Any
+    first: bool
+
+    def __call__(self, hidden: Tensor, position_embeddings: Any, past_key_values: Any) -> Tensor:
+        if self.first:
+            hidden = hidden + position_embeddings[0]
+        return self.layer(hidden, past_key_values=past_key_values)
+
+
+class Blip2(ResamplerBackbone):
+    """Adapter of transformers' Blip2ForConditionalGeneration with an OPT language model.
+
+    Patches are pruned in front of the Q-Former's cross-attention. It was trained on one picture a prompt.
+    """
+
+    family = "blip-2"
+    max_images = 1
+
+    def __init__(
+        self,
+        path: str,
+        config: Any,
+        name: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        revision: str | None = None,
+        clip: str | Path | None = None,
+    ) -> None:
+        language_type = config.text_config.model_type
+        if language_type != "opt":
+            kind = "an encoder-decoder" if config.text_config.is_encoder_decoder else "a"
+            raise LoadError(f"{name} has {kind} {language_type!r} language model; vtprune knows opt only.")
+        self.name, self.device, self.dtype = name, device, dtype
+        architecture = "Blip2ForConditionalGeneration"
+        model, self.processor = load_parts(architecture, path, name, device, dtype, revision)
+        self.model, self.tokenizer, self.config = model, self.processor.tokenizer, model.config
+        self.tower = Tower(
+            list(model.vision_model.encoder.layers),
+            has_cls=True,
+            step=lambda block, hidden: block(hidden),
+            query=lambda attention, x: _third(attention.qkv, x, 0),
+            key=lambda attention, x: _third(attention.qkv, x, 1),
+        )
+        queries = self.config.num_query_tokens
+        self.sees = f"sees {queries} query tokens of an image whatever is pruned"
+        decoder = model.language_model.model.decoder
+        self.llm = LanguageModel(
+            layers=[_Layer(layer, first=i == 0) for i, layer in enumerate(decoder.layers)],
+            norm=decoder.final_layer_norm or nn.Identity(),
+            head=model.language_model.lm_head,
+            rotary=lambda x, positions: (decoder.embed_positions(x, position_ids=positions[None]),) * 2,
+            rotate=lambda x, cos, sin: x,
+            config=decoder.config,
+        )
+        self.companion = find_companion(path, clip, device)
+
+    def prepare(self, images: Sequence[Image.Image], question: str) -> Prompt:
+        words = _Words(self.tokenizer)
+        text, instruction = tokens_of(
+            words, self.name, lambda _, asked: f"<image>Question: {asked} Answer:", [""], question
+        )
+        # the query tokens come before everything, the token for the begin of a text as well
+        queries = self.config.num_query_tokens
+        mark = self.config.image_token_id or self.tokenizer.convert_tokens_to_ids(words.image_token)
+        ids = torch.cat([torch.full((queries,), mark), text])
+        segments = self.segments(images)
+        return Prompt(
+            ids=ids.to(self.device),
+            positions=torch.arange(len(ids), device=self.device),
+            next_position=len(ids),
+            visual=torch.zeros(segments[-1].stop, dtype=torch.int64, device=self.device),
+            instruction=(instruction + queries).to(self.device),
+            pixels=self.processor.image_processor(list(images), return_tensors="pt")["pixel_values"].to(
+                self.device
+            ),
+            segments=segments,
+            images=tuple(images),
+            question=question,
+            slots=torch.arange(queries, device=self.device),
+        )
+
+    def start(self, pixels: Tensor) -> Tensor:
+        return self.model.vision_model.embeddings(pixels)
+
+    def finish(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        return super().finish(self.model.vision_model.post_layernorm(hidden))
+
+    @torch.inference_mode()
+    def enter(self, prompt: Prompt, encoded: Encoded, features: Tensor, owners: Tensor) -> Entry:
+        queries = of_each_image(self._resample, encoded.state, features, owners)
+        return Entry(self.model.language_projection(queries).flatten(0, 1), self.llm)
+
+    def _resample(self, rows: Tensor) -> Tensor:
+        """[B, n, Dv] -> [B, queries, Dq]."""
+        tokens = self.model.query_tokens.expand(len(rows), -1, -1)
+        made = self.model.qformer(query_embeds=tokens, encoder_hidden_states=rows).last_hidden_state
+        return made.to(rows.dtype)  # the Q-Former may be kept in float32
+
+    @torch.inference_mode()
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.model.language_model.get_input_embeddings()(ids)
+
+
+def _third(qkv: nn.Linear, x: Tensor, part: int) -> Tensor:
+    """[B, n, D] -> [B, n, D]: queries (0), keys (1) or values (2) of a projection that makes all three."""
+    size = qkv.in_features
+    rows = slice(part * size, (part + 1) * size)
+    return functional.linear(x, qkv.weight[rows], None if qkv.bias is None else qkv.bias[rows])
