@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import vtprune
 from vtprune import cli
+from vtprune.assets import assets_dir
+from vtprune.export import render_map
 from vtprune.scenes.world import render, sample
 
 
@@ -70,6 +74,11 @@ def test_options_of_a_method_reach_it(picture, tmp_path):
         (["run", "{picture}", "-q", "  "], "question"),
         (["run", "{picture}", "-q", "What?", "--param", "bogus=1"], "bogus"),
         (["run", "{picture}", "-q", "What?", "--model", "/no/such/folder"], "/no/such/folder"),
+        (
+            ["run", "{picture}", "-q", "What?", "--device", "cpu", "--quantize", "4bit"],
+            "quantize='4bit' needs a CUDA GPU",
+        ),
+        (["models", "nobody/nothing"], "'nobody/nothing' is not in the table"),
         (["scenes", "sample", "--size", "7", "-o", "x.png"], "7"),
     ],
 )
@@ -113,6 +122,18 @@ def test_every_method_is_listed_and_has_a_card(capsys):
         )
 
 
+def test_models_are_listed_and_told_one_by_one(capsys):
+    from vtprune.models import MODELS
+
+    assert cli.main(["models"]) == 0
+    listed = capsys.readouterr().out
+    for model in MODELS:
+        assert f"\n{model.name} " in f"\n{listed}"
+    assert cli.main(["models", "llava-hf/llava-1.5-7b-hf"]) == 0
+    page = capsys.readouterr().out
+    assert "576" in page and "Llama 2" in page and "vtprune app --model llava-hf/llava-1.5-7b-hf" in page
+
+
 def test_a_sample_scene_is_drawn_and_told(tmp_path, capsys):
     out = tmp_path / "scene.png"
     assert cli.main(["scenes", "sample", "--seed", "7", "--size", "200", "-o", str(out)]) == 0
@@ -136,3 +157,65 @@ def test_evaluate_prints_a_table(capsys):
     assert cli.main([*arguments, "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
     assert "| all but captions" in printed.replace("**", "") and "| changed | 2 |" in printed
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A run with its picture beside it."""
+    folder = tmp_path_factory.mktemp("recorded")
+    examples = assets_dir() / "examples"
+    for name in ("sign.run.json", "sign-1.png"):
+        (folder / name).write_bytes((examples / name).read_bytes())
+    return folder / "sign.run.json"
+
+
+def test_a_recorded_run_is_drawn_without_a_model(recorded, tmp_path, monkeypatch):
+    monkeypatch.setattr(vtprune, "load", None)
+    png, html = tmp_path / "map.png", tmp_path / "report.html"
+    assert cli.main(["render", str(recorded), "-o", str(png)]) == 0
+    run = vtprune.Run.from_json(recorded.read_text(encoding="utf-8"))
+    drawn = np.asarray(Image.open(png))
+    expected = render_map(run, [recorded.parent / "sign-1.png"], "kept", run.stages[-1])
+    assert drawn.shape == (672, 672, 3) and (drawn == np.asarray(expected)).all()
+    assert cli.main(["render", str(recorded), "-o", str(png), "--view", "scores"]) == 0
+    assert (np.asarray(Image.open(png)) != drawn).any()
+    assert cli.main(["render", str(recorded), "-o", str(html)]) == 0
+    page = html.read_text(encoding="utf-8")
+    assert run.question in page and page.count("data:image/webp") == 2
+
+
+def test_pictures_elsewhere_are_named(recorded, tmp_path, capsys):
+    lonely = tmp_path / "lonely.json"
+    lonely.write_bytes(recorded.read_bytes())
+    picture, out = str(recorded.parent / "sign-1.png"), str(tmp_path / "map.png")
+    assert cli.main(["render", str(lonely), "-o", out, "--images", picture]) == 0
+    assert cli.main(["render", str(lonely), "-o", out]) == 2
+    error = capsys.readouterr().err
+    assert "sign-1.png" in error and "--images" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "output", "words"),
+    [
+        (lambda text: text, "map.gif", ".png nor .html"),
+        (lambda text: "[1, 2]", "map.png", "not a recorded vtprune run"),
+        (lambda text: "nothing", "map.png", "not a recorded vtprune run"),
+        (lambda text: text.replace('"width": 672', '"width": 671'), "map.png", "not the pictures"),
+        (
+            lambda text: re.sub(r'"keep": \[[^\]]*\]', '"keep": [9999]', text),
+            "map.png",
+            "something in it is wrong",
+        ),
+        (
+            lambda text: re.sub(r'"tokens_per_layer": \[[^\]]*\]', '"tokens_per_layer": ["x"]', text),
+            "a.html",
+            "wrong",
+        ),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_line(recorded, tmp_path, change, output, words, capsys):
+    broken = recorded.parent / "broken.json"
+    broken.write_text(change(recorded.read_text(encoding="utf-8")), encoding="utf-8")
+    assert cli.main(["render", str(broken), "-o", str(tmp_path / output)]) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err and captured.err.count("\n") == 1 and captured.err.startswith("vtprune: ")

@@ -35,6 +35,15 @@ def test_divergence_stops_at_the_first_difference():
     assert result.summary == "differs from word 2"
 
 
+def test_divergence_is_that_of_the_distributions_a_token_was_picked_from():
+    full, pruned = logits([0.5, 0.5], [0.8, 0.2]), logits([0.5, 0.5], [0.4, 0.6])
+    result = compare("a b", "a c", [0, 0], [0, 1], full, pruned)
+    by_hand = 0.8 * math.log(0.8 / 0.4) + 0.2 * math.log(0.2 / 0.6)
+    assert result.kl == pytest.approx([0.0, by_hand])
+    other_way = compare("a c", "a b", [0, 1], [0, 0], pruned, full).kl[1]
+    assert other_way == pytest.approx(0.4 * math.log(0.4 / 0.8) + 0.6 * math.log(0.6 / 0.2))
+
+
 def test_one_answer_ends_earlier():
     rows = logits([0.5, 0.5], [0.9, 0.1], [0.5, 0.5])
     result = compare("a b", "a", [0, 1, 9], [0, 9], rows, rows[:2])

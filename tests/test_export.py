@@ -111,3 +111,59 @@ def test_a_sheet_of_other_pictures_is_refused(engine):
         export.render_png(run, [picture(1, 61, 50)])
     with pytest.raises(ValueError, match="not the pictures of the run"):
         export.render_png(run, [picture(1), picture(1)])
+
+
+def test_a_map_has_the_size_of_the_upload_and_the_look_of_its_parts(one_hot, monkeypatch):
+    plain = Image.new("RGB", SIZE, "#c9502b")
+    whole = export.render_map(one_hot, [plain], "kept", one_hot.stages[0])
+    assert whole.size == SIZE
+    parts = export.draw_map(plain, export.patches(one_hot, 0, one_hot.stages[0]))
+    assert (np.asarray(whole) == np.asarray(parts)).all()
+    monkeypatch.setattr(export, "BAND", 17)  # seams between the bands would show
+    banded = export.render_map(one_hot, [plain], "kept", one_hot.stages[0])
+    assert (np.asarray(whole) == np.asarray(banded)).all()
+
+
+def test_maps_of_several_pictures_lie_side_by_side_and_share_their_colours(engine):
+    pictures = [picture(1, 90, 50), picture(2, 40, 70)]
+    run = engine.run(pictures, "what", "divprune", 0.5, 4, repeats=0)
+    sheet = export.render_map(run, pictures, "picture", None)
+    assert sheet.size == (90 + export.MARGIN + 40, 70)
+    assert (np.asarray(sheet.crop((0, 0, 90, 50))) == np.asarray(pictures[0])).all()
+    assert (np.asarray(sheet.crop((110, 0, 150, 70))) == np.asarray(pictures[1])).all()
+
+
+def test_sizes_beyond_the_limit_are_made_smaller_together(engine, monkeypatch):
+    pictures = [picture(1, 90, 50), picture(2, 40, 70)]
+    run = engine.run(pictures, "what", "random", 0.5, 4, repeats=0)
+    monkeypatch.setattr(export, "LARGEST", 150 * 70 // 4)
+    assert export.render_map(run, pictures, "kept", run.stages[0]).size == (45 + export.MARGIN + 20, 35)
+
+
+def test_the_order_lights_the_first_choice_most(one_hot):
+    order = [BRIGHT, *(token for token in range(24) if token != BRIGHT)]
+    stage = dataclasses.replace(one_hot.stages[0], order=order)
+    drawn = export.render_map(one_hot, [Image.new("RGB", SIZE, "grey")], "order", stage)
+    light = [inner(drawn, token)[..., 1].mean() for token in order]
+    assert int(np.argmax(light)) == 0 and light == sorted(light, reverse=True)
+
+
+def test_another_budget_and_an_earlier_point_can_be_drawn(one_hot):
+    order = [BRIGHT, 4, *(token for token in range(24) if token not in (BRIGHT, 4))]
+    run = dataclasses.replace(one_hot, stages=[dataclasses.replace(one_hot.stages[0], order=order)])
+    assert export.reached(run).keep == [BRIGHT]
+    assert export.reached(run, 0, 2).keep == [4, BRIGHT]
+    assert export.reached(run, 7).keep == [BRIGHT] and export.reached(run, -1) is None
+
+
+def test_what_decides_the_answer_is_framed(one_hot):
+    plain = Image.new("RGB", SIZE, "#c9502b")
+    box = (0.25, 0.25, 0.75, 0.75)
+    drawn = np.asarray(export.render_map(one_hot, [plain], "picture", None, [(0, box), (1, box)])).astype(int)
+    changed = (drawn != np.array([0xC9, 0x50, 0x2B])).any(-1)
+    ys, xs = np.nonzero(changed)
+    assert (xs.min(), ys.min(), xs.max(), ys.max()) == pytest.approx((30, 20, 90, 60), abs=2)
+    assert not changed[30:50, 45:75].any()
+    assert (drawn[changed].max(-1) > 200).any() and (
+        drawn[changed].max(-1) < 40
+    ).any()  # dashes, both colours

@@ -20,7 +20,7 @@ import ui
 from ui import charts, panels, patchmap, screen, uploads
 from ui.handlers import IDLE, Handlers
 from ui.running import Request, follow
-from vtprune import examples, list_methods, methods
+from vtprune import examples, list_methods, methods, summary
 from vtprune.types import Done, Encoded, Selected, Spread, Timing, Token
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,7 +105,7 @@ def test_differing_words_are_marked_and_agreement_is_in_words(run):
     ],
 )
 def test_speed_is_told_honestly(full, pruned, words):
-    assert panels.speed(full, pruned) == words
+    assert summary.speed(full, pruned) == words
 
 
 def test_numbers_name_the_device_and_the_formula(run):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 from fastapi.routing import APIRoute
 
+from ui import api
 from ui.layout import build
+from ui.models import Models
 from ui.web import style
 from vtprune import __version__, load
 from vtprune.images import MAX_BYTES
@@ -25,24 +28,30 @@ def launch(
     port: int = 7860,
     share: bool = False,
     dtype: str = "auto",
+    clip: str | None = None,
+    quantize: str | None = None,
+    mcp: bool = False,
 ) -> None:
     """Load a model (None: the bundled one) and serve the page until interrupted.
 
     Raises vtprune.LoadError with one sentence when the model cannot be had, OSError when the port is taken.
     """
+    if mcp:
+        api.require_mcp()
     print(f"Loading {model or 'the bundled model'} …", flush=True)
-    engine = load(model, device=device, dtype=dtype)
-    serve(build(engine, bundled=model is None), engine.name, host=host, port=port, share=share)
+    options: dict[str, Any] = {"device": device, "dtype": dtype, "quantize": quantize}
+    models = Models(load(model, clip=clip, **options), bundled=model is None, clip=clip, **options)
+    serve(build(models), lambda: models.name, host=host, port=port, share=share, mcp_server=mcp)
 
 
-def serve(page: gr.Blocks, model: str, **options: Any) -> Any:
+def serve(page: gr.Blocks, model: str | Callable[[], str], **options: Any) -> Any:
     """Serve a page with our settings; Gradio's defaults are open where these are not.
 
-    options: host, port, share, and anything else that `Blocks.launch` takes.
+    model: what /health says of it. options: host, port, share, and anything else that `Blocks.launch` takes.
     """
 
     def health() -> dict[str, Any]:
-        return {"ok": True, "model": model, "version": __version__}
+        return {"ok": True, "model": model if isinstance(model, str) else model(), "version": __version__}
 
     page.queue(max_size=32, default_concurrency_limit=4)
     return page.launch(

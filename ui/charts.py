@@ -6,20 +6,16 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from vtprune.types import Run, Side, Spread
+from vtprune.summary import milliseconds, steps, times, total
+from vtprune.types import Run, Spread
 
 STAGES = {
-    "encode": ("Encode picture", "#5b7bb4", ""),
-    "select": ("Select tokens", "#c9862b", "/"),
-    "prefill": ("Prefill", "#2f8f83", ""),
+    "encode": ("Encode picture", "#4f6ea6", ""),
+    "select": ("Select tokens", "#a96a12", "/"),
+    "prefill": ("Prefill", "#27796f", ""),
     "decode": ("Decode", "#a1567f", "\\"),
 }
 """Stage -> what it is called, its colour and its pattern, so that colour is not all that tells them apart."""
-
-
-def steps(run: Run) -> int:
-    """Decoding steps that both sides are charged for: those of the longer answer."""
-    return max(len(run.full.tokens), len(run.pruned.tokens), 2) - 1
 
 
 def latency(run: Run | None) -> go.Figure:
@@ -51,24 +47,6 @@ def latency(run: Run | None) -> go.Figure:
             "n = %{customdata[2]})<extra>%{y}</extra>",
         )
     return _laid_out(figure, shown=True)
-
-
-def total(side: Side, count: int) -> Spread:
-    """All stages of a side with `count` decoding steps; low and high add up those of the stages."""
-    parts = [times(side.timings[stage], count if stage == "decode" else 1) for stage in STAGES]
-    return Spread(
-        sum(p.median for p in parts), sum(p.low for p in parts), sum(p.high for p in parts), parts[0].n
-    )
-
-
-def times(spread: Spread, count: int) -> Spread:
-    """The spread of doing it `count` times over."""
-    return Spread(spread.median * count, spread.low * count, spread.high * count, spread.n)
-
-
-def milliseconds(value: float) -> str:
-    """Three digits, and no powers of ten."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _whisker(ends: list[Spread]) -> dict[str, Any]:

@@ -13,11 +13,12 @@ import gradio as gr
 from PIL import Image
 
 from ui import panels, screen, uploads
+from ui.models import Models
 from ui.running import Request, follow
 from ui.uploads import Upload
 from vtprune import methods
 from vtprune.engine import Engine
-from vtprune.examples import Example
+from vtprune.examples import Asked, Example
 
 BUSY = {"run": gr.update(interactive=False), "stop": gr.update(interactive=True)}
 IDLE = {"run": gr.update(interactive=True), "stop": gr.update(interactive=False)}
@@ -44,13 +45,14 @@ class Parts:
 
 
 class Handlers:
-    """The events of one page, for one engine. What belongs to a visitor is kept by session."""
+    """The events of one page, for the model in use. What belongs to a visitor is kept by session."""
 
-    def __init__(self, engine: Engine, examples: Sequence[Example], bundled: bool) -> None:
-        self.engine, self.bundled = engine, bundled
+    def __init__(self, engine: Engine | Models, examples: Sequence[Example], bundled: bool) -> None:
+        self.models = engine if isinstance(engine, Models) else Models(engine, bundled)
         self.examples = {example.name: example for example in examples}
         self.parts = Parts()
         self._running: dict[str, list[threading.Event]] = {}
+        self._beside: dict[str, list[threading.Event]] = {}
         self._known = {
             (*(uploads.digest(path) for path in example.pictures), asked.text): asked
             for example in examples
@@ -58,16 +60,23 @@ class Handlers:
         }
         self._ours = {uploads.digest(path) for example in examples for path in example.pictures}
 
+    @property
+    def engine(self) -> Engine:
+        """The one in use; visitors may change it."""
+        return self.models.engine
+
     # ---- choosing what to ask ----
 
     def opening(self) -> dict[str, Any]:
         """What the page shows when it opens: the first recorded example, or an invitation."""
-        if self.examples:
-            return self.example(next(iter(self.examples)))
+        return self.example(next(iter(self.examples))) if self.examples else self.blank()
+
+    def blank(self) -> dict[str, Any]:
+        """The page without pictures."""
         first = "atp"
         return {
             **screen.of_pictures([]),
-            "strip": screen.strip([]),
+            "strip": screen.strip(list(self.examples.values())),
             "gallery": [],
             "refused": "",
             "shown": (),
@@ -111,7 +120,7 @@ class Handlers:
     def pictures(self, gallery: Any, shown: tuple[str, ...], percent: float, visitor: gr.Request) -> Update:
         """Pictures were added or taken away: show them, and name those that cannot be used."""
         given = uploads.paths(gallery)
-        files, problems = uploads.check(given, self.engine.backbone.max_images)
+        files, problems = uploads.check(given, self.models.max_images)
         own_files = [upload for upload in files if upload.digest not in self._ours]
         files = own_files or files  # a visitor's own pictures take the place of an example's
         now = tuple(upload.digest for upload in files)
@@ -125,7 +134,7 @@ class Handlers:
                 "refused": "",
                 "strip": screen.strip(list(self.examples.values())),
                 "budget": self.budget(files, percent),
-                "note": panels.drawn_only() if own_files and self.bundled else "",
+                "note": self.note(files),
                 "status": panels.status("Ask a question and press Run." if files else "Add a picture."),
             }
             if own_files or not files:
@@ -134,9 +143,15 @@ class Handlers:
             values["refused"] = " ".join(problems)
         return self.parts.update(values) if values else gr.skip()
 
+    def note(self, files: Sequence[Upload]) -> str:
+        """What to know about pictures of a visitor's own when the model knows drawn scenes only."""
+        own = any(upload.digest not in self._ours for upload in files)
+        return panels.drawn_only() if own and self.models.bundled else ""
+
     def card(self, name: str) -> str:
         """A method's description, and why this model cannot run it if so."""
-        return panels.method(methods.list_methods()[name], methods.card(name), self.engine.supports(name))
+        reason = self.models.reasons.get(name)
+        return panels.method(methods.list_methods()[name], methods.card(name), reason)
 
     def budget(self, files: Sequence[Upload], percent: float) -> dict[str, Any]:
         """What the line under the slider is made of: how many visual tokens these pictures become."""
@@ -164,7 +179,8 @@ class Handlers:
         mine = self._running.setdefault(str(visitor.session_hash), [])
         mine.append(stop)
         try:
-            yield self.parts.update({**BUSY, "status": panels.status("Starting …", busy=True)})
+            news = self.models.told() if self.models.changes else {}
+            yield self.parts.update({**news, **BUSY, "status": panels.status("Starting …", busy=True)})
             files, problems = uploads.check(uploads.paths(gallery), self.engine.backbone.max_images)
             if problems:
                 left = [upload.path for upload in files]
@@ -186,9 +202,7 @@ class Handlers:
             yield self._over(panels.status(f"Not run: {error}", error=True))
         except Exception as error:
             traceback.print_exc()
-            reason = (str(error).strip().splitlines() or [""])[0]
-            text = f"Something went wrong while running this ({type(error).__name__}: {reason}); try again."
-            yield self._over(panels.status(text, error=True))
+            yield self._over(panels.failure(error))
         finally:
             stop.set()
             mine.remove(stop)
@@ -203,7 +217,7 @@ class Handlers:
             request.params,
             stop=stop,
         )
-        asked = self._known.get((*(upload.digest for upload in request.files), request.question))
+        asked = self.asked(request.files, request.question)
         done = False
         with contextlib.closing(events):  # frees the model when the visitor is gone
             for values in follow(events, request, self.engine.backbone.eos, asked):
@@ -215,12 +229,34 @@ class Handlers:
     def _over(self, status: str) -> Update:
         return self.parts.update({"status": status, **IDLE})
 
-    def halt(self, visitor: gr.Request) -> None:
-        """Stop was pressed: what runs for a visitor ends, and says so itself."""
+    def asked(self, files: Sequence[Upload], question: str) -> Asked | None:
+        """What is known of a question about these pictures: the right answer, and what decides it."""
+        return self._known.get((*(upload.digest for upload in files), question))
+
+    @contextlib.contextmanager
+    def stoppable(self, visitor: gr.Request) -> Iterator[threading.Event]:
+        """Work beside the Run tab: the event is set when it has to end."""
+        stop = threading.Event()
+        mine = self._beside.setdefault(str(visitor.session_hash), [])
+        mine.append(stop)
+        try:
+            yield stop
+        finally:
+            mine.remove(stop)
+
+    def halt_run(self, visitor: gr.Request) -> None:
+        """What runs in the Run tab ends, and says so itself."""
         for stop in list(self._running.get(str(visitor.session_hash), ())):
+            stop.set()
+
+    def halt(self, visitor: gr.Request) -> None:
+        """Stop was pressed: whatever runs for a visitor ends, and says so itself."""
+        self.halt_run(visitor)
+        for stop in list(self._beside.get(str(visitor.session_hash), ())):
             stop.set()
 
     def leave(self, visitor: gr.Request) -> None:
         """The page was closed."""
         self.halt(visitor)
         self._running.pop(str(visitor.session_hash), None)
+        self._beside.pop(str(visitor.session_hash), None)

@@ -3,37 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import gradio as gr
 
-from ui import panels
+from ui import api, panels, sharing
 from ui.handlers import Handlers
+from ui.models import Models, Picker
 from ui.patchmap import patch_map
+from ui.tabs import TABS, Tab
 from ui.web import panel, widget
-from vtprune import examples, methods
+from vtprune import examples
 from vtprune.engine import Engine
 from vtprune.examples import Example
 
 DAY = 24 * 60 * 60
 
 
-def build(engine: Engine, bundled: bool = True, recorded: Sequence[Example] | None = None) -> gr.Blocks:
+def build(
+    engine: Engine | Models, bundled: bool = True, recorded: Sequence[Example] | None = None
+) -> gr.Blocks:
     """The page for an engine. bundled: whether its model is the one that knows drawn scenes only."""
     handlers = Handlers(engine, examples.load() if recorded is None else recorded, bundled)
     opening = handlers.opening()
     with gr.Blocks(
         title="vtprune", analytics_enabled=False, delete_cache=(60 * 60, DAY), fill_width=True
     ) as page:
-        _place(handlers, opening, engine)
+        tabs = [tab(handlers) for tab in TABS]
+        picker = Picker(handlers)
+        _place(handlers, opening, picker, tabs)
         _connect(handlers, page)
+        for tab in tabs:
+            tab.connect()
+        picker.connect(page)
     return page
 
 
-def _place(handlers: Handlers, opening: dict, engine: Engine) -> None:
+def _place(handlers: Handlers, opening: dict, picker: Picker, tabs: Sequence[Tab]) -> None:
     part = handlers.parts.known
-    infos = methods.list_methods()
-    device = f"{engine.backbone.device} · {str(engine.backbone.dtype).removeprefix('torch.')}"
-    panel(panels.header(engine.name, device), "theme")
+    part["header"] = panel(panels.header(handlers.models.name, handlers.models.device), "theme")
+    picker.place()
     part["strip"] = widget("choices", "vt-choices", opening["strip"], elem_classes="vt-strip")
     part["shown"] = gr.State(opening["shown"])
     with gr.Row(elem_classes="vt-main"):
@@ -57,7 +66,7 @@ def _place(handlers: Handlers, opening: dict, engine: Engine) -> None:
             )
             part["chips"] = widget("choices", "vt-choices", opening["chips"], elem_classes="vt-chips")
             part["method"] = gr.Dropdown(
-                [(info.title, name) for name, info in infos.items()],
+                handlers.models.choices(),
                 value=opening["method"],
                 label="Pruning method",
                 filterable=False,
@@ -75,14 +84,26 @@ def _place(handlers: Handlers, opening: dict, engine: Engine) -> None:
                 part["run"] = gr.Button("Run", variant="primary", scale=3, min_width=60, elem_id="vt-run")
                 part["stop"] = gr.Button("Stop", interactive=False, scale=2, min_width=60, elem_id="vt-stop")
             part["status"] = panel(opening["status"])
+        with gr.Column(elem_id="vt-results"), gr.Tabs(elem_id="vt-tabs", overflow_behavior="wrap") as part["tabs"]:
+            with gr.Tab("Run", id="run", elem_id="vt-tab-run", render_children=True):
+                _place_run(part, opening)
+            for tab in tabs:
+                with gr.Tab(tab.title, id=tab.name, elem_id=f"vt-tab-{tab.name}", render_children=True):
+                    tab.place()
+
+
+def _place_run(part: dict[str, Any], opening: dict) -> None:
+    with gr.Row(elem_classes="vt-both"):
         with gr.Column(elem_classes="vt-card", elem_id="vt-see"):
             panel("<h2>What was kept</h2>")
             part["note"] = panel(opening["note"])
             part["look"] = panel(opening["look"])
             part["map"] = patch_map(opening["map"])
+            sharing.place(part, opening["record"])
         with gr.Column(elem_classes="vt-card", elem_id="vt-read"):
             panel("<h2>Answers</h2>")
             part["answers"] = panel(opening["answers"])
+            part["tokens"] = widget("tokens", "vt-tokens", opening["tokens"])
     with gr.Column(elem_classes="vt-card"):
         panel("<h2>Cost</h2>")
         with gr.Row(elem_classes="vt-costs"):
@@ -91,6 +112,7 @@ def _place(handlers: Handlers, opening: dict, engine: Engine) -> None:
 
 
 def _connect(handlers: Handlers, page: gr.Blocks) -> None:
+    api.connect(handlers)  # first, for the page's own events would take its names
     part = handlers.parts
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     everything = part.all()
@@ -119,4 +141,5 @@ def _connect(handlers: Handlers, page: gr.Blocks) -> None:
     )
     part["strip"].select(handlers.pick_example, outputs=everything, cancels=[running], **quiet)
     part["stop"].click(handlers.halt, queue=False, js="() => vtprune.stopping()", **quiet)
+    sharing.connect(handlers, page, ["run", *(tab.name for tab in TABS)])
     page.unload(handlers.leave)

@@ -88,11 +88,11 @@ def _stage(stage: Stage, total: int) -> dict[str, Any]:
         "keep": stage.keep,
         "order": stage.order,
         "scores": scores,
-        "into": _absorbers(stage, total) if stage.merge_rows else None,
+        "into": absorbers(stage, total) if stage.merge_rows else None,
     }
 
 
-def _absorbers(stage: Stage, total: int) -> list[int]:
+def absorbers(stage: Stage, total: int) -> list[int]:
     """For each token the kept one that took most of it, or -1."""
     into, most = [-1] * total, [0.0] * total
     for row, token, weight in zip(stage.merge_rows, stage.merge_cols, stage.merge_weights, strict=True):

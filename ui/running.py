@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ui import panels, patchmap, screen
+from ui import answers, panels, patchmap, screen
 from ui.uploads import Upload
 from vtprune import methods
 from vtprune.examples import Asked
-from vtprune.types import Done, Encoded, Event, Selected, Stage, Timing, Token
+from vtprune.types import Done, Encoded, Event, Selected, Stage, Timing, Token, TokenOut
 
 PAUSE = 0.1
 """Seconds between two updates of the streaming text."""
@@ -46,7 +46,8 @@ def follow(
     nested = methods.list_methods()[request.method].nested
     pictures = [upload.served for upload in request.files]
     stages: list[Stage] = []
-    text, counts = {"full": "", "pruned": ""}, {"full": 0, "pruned": 0}
+    text: dict[str, str] = {"full": "", "pruned": ""}
+    tokens: dict[str, list[TokenOut]] = {"full": [], "pruned": []}
     writing = set(text)
     shown = -PAUSE
     encoded: Encoded | None = None
@@ -57,6 +58,8 @@ def follow(
             yield {
                 "look": "",
                 "answers": panels.streaming("", ""),
+                "tokens": answers.EMPTY,
+                "record": None,
                 "status": panels.status("Answering …", busy=True),
             }
         elif isinstance(event, Selected):
@@ -76,17 +79,20 @@ def follow(
                     )
                 }
             text[event.side] += event.token.text
-            counts[event.side] += 1
-            if event.token.id in ends or counts[event.side] == request.longest:
+            tokens[event.side].append(event.token)
+            if event.token.id in ends or len(tokens[event.side]) == request.longest:
                 writing.discard(event.side)
             if not writing or clock() - shown >= PAUSE:
                 shown = clock()
                 yield {"answers": panels.streaming(text["full"], text["pruned"])}
             if not writing:
-                yield {"status": panels.status("Measuring …", busy=True)}
+                yield {
+                    "tokens": answers.value(tokens["full"], tokens["pruned"]),
+                    "status": panels.status("Measuring …", busy=True),
+                }
         elif isinstance(event, Timing):
             words = f"Measuring, {event.done} of {event.total} …"
             yield {"status": panels.status(words, event.done / event.total, busy=True)}
         elif isinstance(event, Done):
             done = panels.status(f"Done: {event.run.comparison.summary}.")
-            yield {**screen.of_run(event.run, pictures, asked), "status": done, "done": True}
+            yield {**screen.of_run(event.run, request.files, asked), "status": done, "done": True}

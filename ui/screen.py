@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ui import charts, panels, patchmap, uploads
+from ui import answers, charts, panels, patchmap, uploads
 from ui.uploads import Upload
 from vtprune import examples, methods
 from vtprune.examples import Asked, Example
 from vtprune.types import ImageInfo, Run
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run that is on the screen, with what it takes to draw it again. files: the uploads themselves.
+    evidence: (image, box in shares) of what decides the answer."""
+
+    run: Run
+    files: tuple[str, ...]
+    evidence: Sequence[Any] = ()
+
 
 KINDS = {bool: "bool", int: "int", float: "float", str: "text"}
 SUGGESTIONS = ("What is in the picture?", "How many objects are there?", "What does the sign say?")
@@ -67,15 +79,14 @@ def percent(run: Run) -> int:
     return max(1, round(100 * share))
 
 
-def of_run(
-    run: Run, files: Sequence[dict[str, Any]], asked: Asked | None, recorded: bool = False
-) -> dict[str, Any]:
+def of_run(run: Run, files: Sequence[Upload], asked: Asked | None, recorded: bool = False) -> dict[str, Any]:
     """Everything that a finished run fills. asked: the question, where the right answer is known."""
     info = methods.list_methods()[run.method]
     finding = examples.finding(run, asked) if asked else ""
     return {
+        "record": Record(run, tuple(upload.path for upload in files), asked.evidence if asked else ()),
         "map": patchmap.value(
-            files,
+            [upload.served for upload in files],
             run.images,
             run.segments,
             run.stages,
@@ -83,9 +94,10 @@ def of_run(
             request=[run.question, run.method, params(fields(run.method, run.params))],
             percent=percent(run),
             evidence=asked.evidence if asked else (),
-            layers=run.pruned.cost.tokens_per_layer,
+            layers=() if run.pruned.cost.indirect else run.pruned.cost.tokens_per_layer,
         ),
         "answers": panels.answers(run, finding, asked.answer if asked else ""),
+        "tokens": answers.of_run(run),
         "chart": charts.latency(run),
         "numbers": panels.numbers(run, recorded),
     }
@@ -105,7 +117,7 @@ def of_example(example: Example) -> dict[str, Any]:
         "look": panels.look(example.title, example.look),
         "note": "",
         "status": panels.status("A recorded run. Change anything and press Run."),
-        **of_run(run, [uploads.served(path) for path in files], example.questions[0], recorded=True),
+        **of_run(run, [uploads.opened(path) for path in files], example.questions[0], recorded=True),
     }
 
 
@@ -115,6 +127,8 @@ def of_pictures(files: Sequence[Upload]) -> dict[str, Any]:
     return {
         "map": patchmap.value([upload.served for upload in files], infos),
         "answers": panels.streaming("", ""),
+        "tokens": answers.EMPTY,
+        "record": None,
         "chart": charts.latency(None),
         "numbers": panels.numbers(None),
         "look": "",

@@ -16,6 +16,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from vtprune.images import FORMATS, open_image
+from vtprune.types import ImageInfo
 
 PREVIEW = 1200
 """Longest side in pixels of the picture that the browser is sent."""
@@ -36,6 +37,11 @@ class Upload:
     def served(self) -> dict[str, Any]:
         """The picture inside a component's value."""
         return served(self.shown)
+
+    @property
+    def info(self) -> ImageInfo:
+        """Its name and size."""
+        return ImageInfo(Path(self.path).name, self.width, self.height)
 
 
 def paths(gallery: Sequence[tuple[str, str | None]] | None) -> list[str]:

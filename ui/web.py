@@ -10,8 +10,34 @@ import gradio as gr
 
 from vtprune.assets import assets_dir
 
-STYLES = ("inputs.css", "patchmap.css", "results.css", "page.css")
-SCRIPTS = ("tools.js", "paint.js", "scrubber.js", "patchmap.js", "app.js")
+STYLES = (
+    "inputs.css",
+    "patchmap.css",
+    "results.css",
+    "answers.css",
+    "models.css",
+    "tabs.css",
+    "painting.css",
+    "robustness.css",
+    "page.css",
+)
+SCRIPTS = (
+    "tools.js",
+    "paint.js",
+    "pointing.js",
+    "scrubber.js",
+    "patchmap.js",
+    "tabs.js",
+    "comparison.js",
+    "robustness.js",
+    "patchset.js",
+    "painting.js",
+    "sweep.js",
+    "answers.js",
+    "share.js",
+    "models.js",
+    "app.js",
+)
 
 
 @cache

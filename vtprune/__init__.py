@@ -75,18 +75,21 @@ def load(
     dtype: str | torch.dtype = "auto",
     revision: str | None = None,
     clip: str | Path | None = None,
+    quantize: str | None = None,
 ) -> Engine:
     """An engine for the model in a folder, of a hub id, or (None) the bundled one.
 
     device: "auto" is CUDA where there is some, else the CPU. dtype: "auto" is bfloat16 on CUDA, float32 on
     the CPU. clip: a CLIP companion for methods that compare patches with the question: a folder for
-    open_clip, or "ViT-L-14-336:openai"; None takes the folder clip/ inside the model's. Only safetensors are
-    read and no code of the model's is run. Raises LoadError (a ValueError) with one sentence.
+    open_clip, or "ViT-L-14-336:openai"; None takes the folder clip/ inside the model's. quantize: "8bit" or
+    "4bit" for the language model's weights, with bitsandbytes on a CUDA GPU. A model too large for one GPU is
+    spread over all of them unless the device is named. Only safetensors are read and no code of the model's
+    is run. Raises LoadError (a ValueError) with one sentence, for want of memory before any weight is read.
     """
     from vtprune.backbones import load_backbone
     from vtprune.engine import Engine
 
-    return Engine(load_backbone(name_or_path, device, dtype, revision, clip))
+    return Engine(load_backbone(name_or_path, device, dtype, revision, clip, quantize))
 
 
 def list_methods() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The command line: ``vtprune run``, ``methods``, ``app``, ``scenes``, ``evaluate``, ``bench``."""
+"""The command line: ``vtprune run``, ``render``, ``methods``, ``app``, ``scenes``, ``evaluate`` and more."""
 
 from __future__ import annotations
 
@@ -8,12 +8,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from vtprune import cli_study
+
+VIEWS = ("kept", "scores", "order", "picture")
+"""Of the map; named here too, as drawing takes seconds to load."""
 EXAMPLES = """\
 examples:
   vtprune run photo.png -q "How many cats are there?" --method atp --keep 0.25
   vtprune run a.png b.png -q "What changed?" --method divprune --keep 64 --json run.json --png run.png
+  vtprune compare photo.png -q "How many cats are there?" --methods atp,divprune,random --keep 0.25
+  vtprune sweep photo.png -q "How many cats are there?" --methods atp,random
+  vtprune render run.json -o map.png    # the map alone; -o report.html for everything in one file
   vtprune methods                # every method in one table
   vtprune methods atp            # what one does, its formula and its paper
+  vtprune models                 # models to try beside the bundled one, and what they need
   vtprune app                    # the same, to look at and play with, in the browser
   vtprune scenes sample --seed 7 -o scene.png
   vtprune bench selectors --sizes 576 --dims 1024 --json cost.json
@@ -86,15 +94,33 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(run)
     run.set_defaults(command=_run)
 
+    cli_study.add(commands, _add_model, _engine, keep)
+
+    render = commands.add_parser("render", help="draw a recorded run: the map, or a report in one file")
+    render.add_argument("run", type=Path, metavar="RUN.json", help="written by `vtprune run --json`")
+    render.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE", help="a name in .png or .html"
+    )
+    render.add_argument(
+        "--images", type=Path, nargs="+", default=[], metavar="FILE", help="(default: beside the run)"
+    )
+    render.add_argument("--view", choices=VIEWS, default="kept", help="of the map (default kept)")
+    render.set_defaults(command=_render)
+
     methods = commands.add_parser("methods", help="list the pruning methods, or explain one")
     methods.add_argument("name", nargs="?")
     methods.set_defaults(command=_methods)
+
+    models = commands.add_parser("models", help="list models to load, or tell of one what it needs")
+    models.add_argument("name", nargs="?", metavar="ID", help="an id of the table, or `bundled`")
+    models.set_defaults(command=_models)
 
     app = commands.add_parser("app", help="open the app in the browser")
     _add_model(app)
     app.add_argument("--host", default="127.0.0.1")
     app.add_argument("--port", type=int, default=7860)
     app.add_argument("--share", action="store_true", help="also serve it under a public address")
+    app.add_argument("--mcp", action="store_true", help="also offer the app's endpoints as MCP tools")
     app.set_defaults(command=_app)
 
     scenes = commands.add_parser("scenes", help="draw pictures whose content is known")
@@ -165,12 +191,15 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="hub id or local folder (default: the bundled model)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (default auto)")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default auto)")
+    parser.add_argument("--clip", help="CLIP companion: a folder, or such as ViT-L-14-336:openai")
+    parser.add_argument("--quantize", choices=("8bit", "4bit"), help="shrink the language model (CUDA only)")
 
 
 def _engine(arguments: argparse.Namespace) -> Any:
     import vtprune
 
-    return vtprune.load(arguments.model, device=arguments.device, dtype=arguments.dtype)
+    names = ("device", "dtype", "clip", "quantize")
+    return vtprune.load(arguments.model, **{name: getattr(arguments, name) for name in names})
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -185,9 +214,8 @@ def _run(arguments: argparse.Namespace) -> None:
         repeats=arguments.repeats,
     )
     full, pruned = run.cost["full"], run.cost["pruned"]
-    mean = sum(pruned.tokens_per_layer) / len(pruned.tokens_per_layer)
     print(f"all {run.tokens} tokens: {run.full.answer}")
-    print(f"{arguments.method}, {mean:.0f} tokens a layer: {run.answer}")
+    print(f"{arguments.method}, {pruned.mean_tokens:.0f} tokens a layer: {run.answer}")
     print(f"({run.comparison.summary})")
     print(f"prefill FLOPs {full.prefill_flops:.3g} -> {pruned.prefill_flops:.3g}", end=", ")
     print(f"KV cache {full.kv_bytes / 1e6:.2f} -> {pruned.kv_bytes / 1e6:.2f} MB")
@@ -201,6 +229,28 @@ def _run(arguments: argparse.Namespace) -> None:
         from vtprune.images import open_image
 
         render_png(run, [open_image(image) for image in arguments.images]).save(arguments.png)
+
+
+def _render(arguments: argparse.Namespace) -> None:
+    from vtprune.export import reached, render_map
+    from vtprune.report import render_html
+    from vtprune.types import Run
+
+    kind = arguments.output.suffix.lower()
+    if kind not in (".png", ".html"):
+        raise ValueError(f"{arguments.output} is neither .png nor .html, which is what can be drawn.")
+    run = Run.from_json(arguments.run.read_text(encoding="utf-8"))
+    images = arguments.images or [arguments.run.parent / Path(info.name).name for info in run.images]
+    for image in images:
+        if not image.is_file():
+            raise ValueError(f"the picture {image} of this run is missing: name its pictures with --images.")
+    try:
+        if kind == ".png":
+            render_map(run, images, arguments.view, reached(run)).save(arguments.output)
+        else:
+            arguments.output.write_text(render_html(run, images), encoding="utf-8")
+    except (TypeError, KeyError, IndexError) as error:  # JSON of the right shape with wrong values in it
+        raise ValueError(f"{arguments.run} cannot be drawn, something in it is wrong: {error}.") from error
 
 
 def _methods(arguments: argparse.Namespace) -> None:
@@ -217,6 +267,12 @@ def _methods(arguments: argparse.Namespace) -> None:
         print(f"  ({', '.join(flags).replace('_', '-')})" if flags else "")
 
 
+def _models(arguments: argparse.Namespace) -> None:
+    from vtprune import models
+
+    print(models.page(arguments.name) if arguments.name else models.table())
+
+
 def _app(arguments: argparse.Namespace) -> None:
     import ui
 
@@ -224,9 +280,12 @@ def _app(arguments: argparse.Namespace) -> None:
         model=arguments.model,
         device=arguments.device,
         dtype=arguments.dtype,
+        clip=arguments.clip,
+        quantize=arguments.quantize,
         host=arguments.host,
         port=arguments.port,
         share=arguments.share,
+        mcp=arguments.mcp,
     )
 
 

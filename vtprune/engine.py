@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import median
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,9 +11,10 @@ from torch import Tensor
 
 from vtprune import cost, methods
 from vtprune.backbones.base import Backbone, Prompt
-from vtprune.compare import compare
 from vtprune.images import open_image
+from vtprune.methods.base import Method
 from vtprune.pipeline import FROM_LLM, Pass, tower_needs
+from vtprune.record import Answer, Measured, Shared, with_seconds, written
 from vtprune.request import Request, Source, check, check_context
 from vtprune.types import (
     Budget,
@@ -26,9 +24,6 @@ from vtprune.types import (
     Run,
     Selected,
     Shape,
-    Side,
-    Spread,
-    Stage,
     Step,
     Timing,
     Token,
@@ -37,53 +32,31 @@ from vtprune.types import (
 
 MEASURED_STEPS = 16
 """Decoding steps of a measuring pass at most; time per token hardly changes after that."""
-STAGES = ("encode", "select", "prefill", "decode")
 
 
 class Stopped(RuntimeError):
     """The run was asked to stop before it was complete."""
 
 
-@dataclass
-class _Answer:
-    """One side's tokens while they are made; logits: a [V] row for each token."""
-
-    ids: list[int] = dataclasses.field(default_factory=list)
-    tokens: list[TokenOut] = dataclasses.field(default_factory=list)
-    logits: list[Tensor] = dataclasses.field(default_factory=list)
-    text: str = ""
-
-
-@dataclass
-class _Measured:
-    """Measuring passes of one side. decoded: tokens after the first; passes: seconds of each stage."""
-
-    decoded: int
-    passes: list[dict[str, float]] = dataclasses.field(default_factory=list)
-    peak: int = 0
-
-    def spreads(self) -> dict[str, Spread]:
-        """Stage -> milliseconds; all parts of the selection are one stage, decode is per token."""
-        if not self.passes:
-            return {}
-        rows: dict[str, list[float]] = {stage: [] for stage in STAGES}
-        for seconds in self.passes:
-            for stage, row in rows.items():
-                total = sum(value for name, value in seconds.items() if name.split(":")[0] == stage)
-                row.append(total / self.decoded if stage == "decode" else total)
-        return {stage: cost.spread(row) for stage, row in rows.items()}
-
-
 class Engine:
     """Runs requests on one model, one at a time; safe to share between threads."""
 
     def __init__(self, backbone: Backbone) -> None:
-        self.backbone = backbone
+        self._backbone: Backbone | None = backbone
+        self.name = backbone.name
         self._lock = threading.Lock()
 
     @property
-    def name(self) -> str:
-        return self.backbone.name
+    def backbone(self) -> Backbone:
+        """The model. ValueError after `close`."""
+        if self._backbone is None:
+            raise ValueError(f"{self.name} is not loaded any more: another model takes its place.")
+        return self._backbone
+
+    def close(self) -> None:
+        """Let the model go, when the run that goes on has ended; what waits for it gets a ValueError."""
+        with self._lock:
+            self._backbone = None
 
     def supports(self, method: str, **params: Any) -> str | None:
         """Why a method cannot run on this model, as a sentence, or None. ValueError on an unknown one."""
@@ -174,50 +147,110 @@ class Engine:
         )
         return self._locked(request, stop or threading.Event())
 
-    def _locked(self, request: Request, stop: threading.Event) -> Iterator[Event]:
+    def share(
+        self,
+        images: Sequence[Source],
+        question: str,
+        max_new_tokens: int = 32,
+        *,
+        later: Iterable[Method] = (),
+        positions: str = "original",
+        seed: int = 0,
+        repeats: int = 3,
+    ) -> Shared:
+        """A question that many methods and budgets will be run on, with `again`; nothing is computed yet.
+
+        later: methods to come, whose signals the vision tower gives in its one pass. Raises as `stream` does.
+        """
+        request = check(
+            self.backbone,
+            images,
+            question,
+            method="",
+            params={},
+            keep=1.0,
+            max_new_tokens=max_new_tokens,
+            positions=positions,
+            seed=seed,
+            repeats=repeats,
+        )
+        return Shared(request, frozenset(need for method in later for need in method.needs) - FROM_LLM)
+
+    def again(
+        self,
+        shared: Shared,
+        method: str,
+        keep: float | int,
+        params: Mapping[str, Any] | None = None,
+        *,
+        stop: threading.Event | None = None,
+    ) -> Iterator[Event]:
+        """The same as `stream`, with what earlier runs of the shared question left: the vision tower's
+        output, the full answer, and with repeats=0 (where no time is told) the orders of nested methods. Both
+        sides are measured anew, in turn, so that a machine that gets busy does not favour one."""
+        request = shared.request.other(method, keep, params or {})
+        return self._locked(request, stop or threading.Event(), shared)
+
+    def _locked(
+        self, request: Request, stop: threading.Event, shared: Shared | None = None
+    ) -> Iterator[Event]:
         while not self._lock.acquire(timeout=0.1):
             if stop.is_set():
                 return
         try:
-            yield from self._events(request, stop)
+            yield from self._events(request, stop, shared)
         finally:
             self._lock.release()
 
-    def _events(self, request: Request, stop: threading.Event) -> Iterator[Event]:
-        backbone = self.backbone
-        prompt = backbone.prepare(request.images, request.question)
-        check_context(backbone, len(prompt.ids), request.max_new_tokens)
+    def _events(self, request: Request, stop: threading.Event, shared: Shared | None) -> Iterator[Event]:
+        backbone, given = self.backbone, shared is not None
+        shared = shared or Shared(request)
+        if shared.prompt is None:
+            prompt = backbone.prepare(request.images, request.question)
+            check_context(backbone, len(prompt.ids), request.max_new_tokens)
+            shared.prompt = prompt
+        prompt = shared.prompt
         steps, nested = self._plan(request, prompt)
+        if not request.repeats:
+            steps = shared.replayed(request, steps)
         if stop.is_set():
             return
-        sides = {
-            "full": self._pass(prompt, [], request, cost.Timer(backbone.device)),
-            "pruned": self._pass(prompt, steps, request, cost.Timer(backbone.device)),
-        }
+        full = shared.full[0] if shared.full else self._pass(prompt, [], request)
+        sides = {"full": full, "pruned": self._pass(prompt, steps, request)}
         # a reader may replay other budgets from a nested method's order; extra work, so never measured
-        sides["pruned"].whole_order = nested and request.repeats > 0
-        answers = yield from self._answer(prompt, sides, request, stop)
+        sides["pruned"].whole_order = nested and (given or request.repeats > 0)
+        answers = yield from self._answer(sides, request, stop, shared)
         if stop.is_set():
             return
         measured = yield from self._measure_all(prompt, steps, request, answers, stop)
         if stop.is_set():
             return
-        yield Done(self._record(request, prompt, sides, answers, measured))
+        shared.full = full, answers["full"]
+        if nested:
+            shared.remember(request, sides["pruned"].stages, len(prompt.visual))
+        yield Done(written(backbone, request, prompt, sides, answers, measured))
 
     def _answer(
-        self, prompt: Prompt, sides: dict[str, Pass], request: Request, stop: threading.Event
-    ) -> Generator[Event, None, dict[str, _Answer]]:
+        self, sides: dict[str, Pass], request: Request, stop: threading.Event, shared: Shared
+    ) -> Generator[Event, None, dict[str, Answer]]:
         """Both answers: one pass through the encoder for the two of them, then tokens in turn."""
-        backbone, room = self.backbone, request.max_new_tokens
-        encoded = backbone.encode(prompt, tower_needs(sides["pruned"].steps))
+        backbone, prompt, pruned = self.backbone, sides["pruned"].prompt, sides["pruned"]
+        needs = tower_needs(pruned.steps)
+        if shared.encoded is None or not needs <= shared.needs:
+            shared.needs |= needs
+            shared.encoded = backbone.encode(prompt, shared.needs)
+        encoded = shared.encoded
         yield Encoded(prompt.segments, request.infos)
-        decodings = {name: side.prefill(room, encoded) for name, side in sides.items()}
-        pruned = sides["pruned"]
+        answers = {"full": shared.full[1] if shared.full else Answer(), "pruned": Answer()}
+        decodings = {
+            name: side.prefill(request.max_new_tokens, encoded)
+            for name, side in sides.items()
+            if not answers[name].ids
+        }
         pruned.timer.switch(None)
-        pruned.stages = _with_seconds(pruned.stages, [pruned.timer.seconds()])
+        pruned.stages = with_seconds(pruned.stages, [pruned.timer.seconds()])
         for stage in pruned.stages:
             yield Selected(stage)
-        answers = {name: _Answer() for name in sides}
         while decodings:
             for name in list(decodings):
                 if stop.is_set():
@@ -235,12 +268,12 @@ class Engine:
         prompt: Prompt,
         steps: Sequence[Step],
         request: Request,
-        answers: dict[str, _Answer],
+        answers: dict[str, Answer],
         stop: threading.Event,
-    ) -> Generator[Event, None, dict[str, _Measured]]:
+    ) -> Generator[Event, None, dict[str, Measured]]:
         """The measuring passes, the two sides in turn; each decodes as many tokens as the longer answer."""
         decoded = min(MEASURED_STEPS, max(len(answer.ids) for answer in answers.values()) - 1)
-        measured = {name: _Measured(max(decoded, 1)) for name in answers}
+        measured = {name: Measured(max(decoded, 1)) for name in answers}
         for i in range(request.repeats):
             for name in ("full", "pruned") if i % 2 == 0 else ("pruned", "full"):
                 if stop.is_set():
@@ -249,12 +282,12 @@ class Engine:
             yield Timing(i + 1, request.repeats)
         return measured
 
-    def _measure(self, prompt: Prompt, steps: Sequence[Step], request: Request, measured: _Measured) -> None:
+    def _measure(self, prompt: Prompt, steps: Sequence[Step], request: Request, measured: Measured) -> None:
         device = self.backbone.device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        timer = cost.Timer(device)
-        decoding = self._pass(prompt, steps, request, timer).prefill(measured.decoded)
+        side = self._pass(prompt, steps, request)
+        timer, decoding = side.timer, side.prefill(measured.decoded)
         timer.switch("decode")
         for _ in range(measured.decoded):
             decoding.step(self._embed_one(int(decoding.logits.argmax())))
@@ -262,53 +295,6 @@ class Engine:
         measured.passes.append(timer.seconds())
         if device.type == "cuda":
             measured.peak = max(measured.peak, torch.cuda.max_memory_allocated(device))
-
-    def _record(
-        self,
-        request: Request,
-        prompt: Prompt,
-        sides: dict[str, Pass],
-        answers: dict[str, _Answer],
-        measured: dict[str, _Measured],
-    ) -> Run:
-        backbone = self.backbone
-        closed = {}
-        for name, answer in answers.items():
-            price = cost.cost(
-                backbone.llm.config,
-                sides[name].visual_per_layer,
-                len(prompt.ids) - len(prompt.visual),
-                backbone.dtype,
-                measured[name].peak,
-            )
-            text = backbone.decode(answer.ids).strip()
-            closed[name] = Side(text, answer.tokens, measured[name].spreads(), price)
-        full, pruned, passes = answers["full"], answers["pruned"], measured["pruned"].passes
-        return Run(
-            model=self.name,
-            device=str(backbone.device),
-            dtype=str(backbone.dtype).removeprefix("torch."),
-            images=request.infos,
-            question=request.question,
-            method=request.method,
-            params=request.params,
-            keep=request.keep,
-            max_new_tokens=request.max_new_tokens,
-            positions=request.positions,
-            seed=request.seed,
-            segments=prompt.segments,
-            stages=_with_seconds(sides["pruned"].stages, passes) if passes else sides["pruned"].stages,
-            full=closed["full"],
-            pruned=closed["pruned"],
-            comparison=compare(
-                closed["full"].answer,
-                closed["pruned"].answer,
-                full.ids,
-                pruned.ids,
-                full.logits,
-                pruned.logits,
-            ),
-        )
 
     def _plan(self, request: Request, prompt: Prompt) -> tuple[list[Step], bool]:
         """The steps of the request's method, and whether it is nested. ValueError when they cannot be run."""
@@ -326,6 +312,9 @@ class Engine:
     def _obstacle(self, steps: Sequence[Step]) -> str | None:
         """Why these steps cannot be run on this model, as a sentence, or None."""
         for step in steps:
+            reason = self.backbone.refuses("llm" if isinstance(step.at, tuple) else step.at)
+            if reason:
+                return reason
             for need in step.needs:
                 if need not in FROM_LLM:
                     reason = self.backbone.missing(need)
@@ -344,13 +333,14 @@ class Engine:
                     )
         return None
 
-    def _pass(self, prompt: Prompt, steps: Sequence[Step], request: Request, timer: cost.Timer) -> Pass:
+    def _pass(self, prompt: Prompt, steps: Sequence[Step], request: Request) -> Pass:
+        timer = cost.Timer(self.backbone.device)
         return Pass(self.backbone, prompt, steps, timer, positions=request.positions, seed=request.seed)
 
     def _embed_one(self, token: int) -> Tensor:
         return self.backbone.embed(torch.tensor([token], device=self.backbone.device))[0]
 
-    def _next_token(self, logits: Tensor, answer: _Answer) -> TokenOut:
+    def _next_token(self, logits: Tensor, answer: Answer) -> TokenOut:
         """The likeliest token, added to the answer."""
         token = int(logits.argmax())
         answer.ids.append(token)
@@ -368,10 +358,3 @@ class Engine:
     def _name(self, token: int) -> str:
         """Text of a token on its own; special tokens by their names."""
         return self.backbone.tokenizer.decode([token])
-
-
-def _with_seconds(stages: Sequence[Stage], passes: Sequence[Mapping[str, float]]) -> list[Stage]:
-    return [
-        dataclasses.replace(stage, seconds=median(seconds[f"select:{i}"] for seconds in passes))
-        for i, stage in enumerate(stages)
-    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,12 @@ class Request:
     positions: str
     seed: int
     repeats: int
+
+    def other(self, method: str, keep: float | int, params: Mapping[str, Any]) -> Request:
+        """The same question for another method or budget. ValueError when `keep` is no budget."""
+        Budget(keep)
+        keep = int(keep) if isinstance(keep, Integral) else float(keep)
+        return dataclasses.replace(self, method=method, keep=keep, params=dict(params))
 
 
 def check(

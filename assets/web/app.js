@@ -199,6 +199,7 @@
     /* Run was pressed: say so at once, and on a narrow screen bring the result into view. */
     started() {
       say(WAITING);
+      window.vtprune.tab("run");
       const button = document.getElementById("vt-run");
       button.disabled = true; // the server's word comes too late for a double click
       setTimeout(() => {

@@ -135,5 +135,14 @@
     }
   }
 
-  window.vtprune = Object.assign(window.vtprune || {}, { Palette, paint });
+  /* Give a canvas as many pixels as its place on the page deserves; returns canvas pixels a CSS pixel. */
+  function fit(canvas, image) {
+    const scale = Math.min(window.devicePixelRatio || 1, 2);
+    const width = Math.round(canvas.clientWidth * scale);
+    const height = Math.round((canvas.clientWidth * scale * image.height) / image.width);
+    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+    return scale;
+  }
+
+  window.vtprune = Object.assign(window.vtprune || {}, { Palette, paint, fit });
 })();

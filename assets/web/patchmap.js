@@ -10,7 +10,7 @@
     ["picture", "Picture", "The picture alone"],
   ];
 
-  const { make, ordinal, number, tokensFor } = window.vtprune;
+  const { make, swatch, ordinal, number, tokensFor, radios, placed, pointing } = window.vtprune;
 
   class PatchMap {
     constructor(element, props, watch) {
@@ -18,8 +18,6 @@
       this.palette = new window.vtprune.Palette(props.palette);
       this.view = "kept";
       this.preview = null;
-      this.cursor = null;
-      this.pinned = false;
       this.pictures = [];
       this.build(element.querySelector(".vt-map"));
       watch("value", () => this.show());
@@ -32,28 +30,13 @@
     build(host) {
       this.host = host;
       const bar = make("div", "vt-map-bar");
-      const views = make("div", "vt-views");
-      views.setAttribute("role", "radiogroup");
-      views.setAttribute("aria-label", "What the map shows");
-      const group = `view-${Math.random().toString(36).slice(2)}`;
-      this.radios = {};
-      for (const [name, label, title] of VIEWS) {
-        const wrap = make("label", "vt-view");
-        const input = make("input");
-        input.type = "radio";
-        input.name = group;
-        input.value = name;
-        input.addEventListener("change", () => this.choose(name));
-        wrap.append(input, make("span", "", label));
-        wrap.dataset.title = wrap.title = title;
-        this.radios[name] = input;
-        views.append(wrap);
-      }
+      const views = radios("What the map shows", VIEWS, (name) => this.choose(name));
+      this.radios = views.inputs;
       this.stages = make("select", "vt-stage");
       this.stages.setAttribute("aria-label", "After which selection");
       this.stages.addEventListener("change", () => this.reach(Number(this.stages.value)));
       this.where = make("span", "vt-quiet");
-      bar.append(views, this.stages, this.where);
+      bar.append(views.root, this.stages, this.where);
       this.grid = make("div", "vt-map-grid");
       this.scrubber = new window.vtprune.Scrubber((selection) => this.reach(selection));
       this.legend = make("div", "vt-legend");
@@ -66,10 +49,9 @@
     show() {
       const value = (this.value = this.props.value);
       this.preview = null;
-      this.cursor = null;
-      this.pinned = false;
       if (!value || !value.images.length) {
         this.grid.replaceChildren(make("p", "vt-empty", "Add a picture, ask a question, press Run."));
+        pointing.leave(this);
         this.figures = [];
         this.pictures = [];
         this.host.classList.add("is-empty");
@@ -84,7 +66,8 @@
         this.grid.replaceChildren(...this.figures.map((figure) => figure.root));
       }
       document.dispatchEvent(new CustomEvent("vtprune:map", { detail: this.props.name }));
-      this.place();
+      Object.assign(this, placed(value));
+      pointing.join(this, value);
       const stages = value.stages.map((stage, index) => new Option(stage.label, index));
       this.stages.replaceChildren(...stages);
       this.stages.value = String(stages.length - 1);
@@ -114,32 +97,8 @@
       picture.onload = () => this.draw();
       picture.onerror = () => (caption.textContent = `${image.name} could not be shown.`);
       picture.src = image.file.url;
-      canvas.addEventListener("pointermove", (event) => this.hover(index, event));
-      canvas.addEventListener("pointerleave", () => this.pinned || this.point(null));
-      canvas.addEventListener("click", (event) => this.pin(index, event));
-      canvas.addEventListener("keydown", (event) => this.key(index, event));
+      pointing.listen(canvas, this, () => this.pictures[index]);
       return { root, canvas, caption, picture };
-    }
-
-    /* Patches of each image, each with its box in shares of the picture and its neighbours. */
-    place() {
-      this.pictures = this.value.images.map(() => []);
-      this.patches = [];
-      for (const segment of this.value.segments) {
-        const { rows, cols, boxes, start, image } = segment;
-        for (let i = 0; i < rows * cols; i++) {
-          const row = Math.floor(i / cols);
-          const col = i % cols;
-          const near = (r, c) => (r < 0 || c < 0 || r >= rows || c >= cols ? -1 : start + r * cols + c);
-          const patch = {
-            id: start + i, image, row, col,
-            box: boxes.slice(4 * i, 4 * i + 4),
-            around: [near(row - 1, col), near(row, col + 1), near(row + 1, col), near(row, col - 1)],
-          };
-          this.patches[patch.id] = patch;
-          this.pictures[image].push(patch);
-        }
-      }
     }
 
     /* ---- what is known of each patch ---- */
@@ -242,10 +201,7 @@
       const keys = own.length ? `: ${text}. Arrow keys move from patch to patch, Enter pins` : "";
       canvas.setAttribute("aria-label", `${image.name}${keys}.`);
       if (!picture.complete || !picture.naturalWidth || !canvas.clientWidth) return;
-      const scale = Math.min(window.devicePixelRatio || 1, 2);
-      const width = Math.round(canvas.clientWidth * scale);
-      const height = Math.round((canvas.clientWidth * scale * image.height) / image.width);
-      if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+      const scale = window.vtprune.fit(canvas, image);
       const stage = this.stage();
       const target = this.cursor !== null && stage && stage.into ? stage.into[this.cursor] : -1;
       window.vtprune.paint(canvas, {
@@ -274,11 +230,6 @@
     }
 
     explain() {
-      const key = (className, text) => {
-        const item = make("span", "vt-key");
-        item.append(make("i", className), make("span", "", text));
-        return item;
-      };
       const items = [];
       const ran = this.value.stages.length > 0;
       const own = this.patches;
@@ -288,15 +239,15 @@
       } else if (this.limits) {
         items.push(this.bar("last", "", "first", "order of choice"));
       } else if (this.shown === "kept" && ran) {
-        items.push(key("vt-key-kept", "kept"));
-        if (own.some((patch) => this.absorbed(patch.id))) items.push(key("vt-key-merged", "blended into a kept one"));
-        if (own.some((patch) => !this.keptNow.has(patch.id) && !this.absorbed(patch.id))) items.push(key("vt-key-dropped", "dropped"));
+        items.push(swatch("vt-key-kept", "kept"));
+        if (own.some((patch) => this.absorbed(patch.id))) items.push(swatch("vt-key-merged", "blended into a kept one"));
+        if (own.some((patch) => !this.keptNow.has(patch.id) && !this.absorbed(patch.id))) items.push(swatch("vt-key-dropped", "dropped"));
       }
-      if (this.limits) items.push(key("vt-key-line", "outlined: kept"));
+      if (this.limits) items.push(swatch("vt-key-line", "outlined: kept"));
       if (ran && this.shown !== "picture" && this.pictures.some((patches) => this.covered(patches) < 0.99)) {
-        items.push(key("vt-key-unseen", "outside the model's view"));
+        items.push(swatch("vt-key-unseen", "outside the model's view"));
       }
-      if (this.value.evidence.length) items.push(key("vt-key-evidence", "what decides the answer"));
+      if (this.value.evidence.length) items.push(swatch("vt-key-evidence", "what decides the answer"));
       this.legend.replaceChildren(...items);
       this.tell();
     }
@@ -319,47 +270,12 @@
 
     /* ---- pointing at a patch ---- */
 
-    at(index, event) {
-      const { canvas } = this.figures[index];
-      const frame = canvas.getBoundingClientRect();
-      const x = (event.clientX - frame.left) / frame.width;
-      const y = (event.clientY - frame.top) / frame.height;
-      const found = this.pictures[index].find(({ box }) => x >= box[0] && x < box[2] && y >= box[1] && y < box[3]);
-      return found ? found.id : null;
+    get cursor() {
+      return this.pointing ? this.pointing.cursor : null;
     }
 
-    hover(index, event) {
-      if (!this.pinned) this.point(this.at(index, event));
-    }
-
-    pin(index, event) {
-      const id = this.at(index, event);
-      this.pinned = id !== null && !(this.pinned && id === this.cursor);
-      this.point(id);
-    }
-
-    key(index, event) {
-      const steps = { ArrowUp: 0, ArrowRight: 1, ArrowDown: 2, ArrowLeft: 3 };
-      if (event.key in steps) {
-        const own = this.pictures[index];
-        const current = own.find((patch) => patch.id === this.cursor);
-        const next = current ? current.around[steps[event.key]] : own[0] && own[0].id;
-        if (next !== undefined && next >= 0) this.point(next);
-      } else if (event.key === "Enter" || event.key === " ") {
-        this.pinned = this.cursor !== null && !this.pinned;
-      } else if (event.key === "Escape") {
-        this.pinned = false;
-        this.point(null);
-      } else {
-        return;
-      }
-      event.preventDefault();
-      this.tell();
-    }
-
-    point(id) {
-      if (id === this.cursor) return this.tell();
-      this.cursor = id;
+    /* Somebody pointed at another patch, here or on a map that is linked to this one; see pointing.js. */
+    pointed() {
       this.figures.forEach((figure, index) => this.paint(figure, index));
       this.tell();
     }
@@ -378,7 +294,7 @@
         if (score !== null && score !== undefined) parts.push(`score ${number(score)}`);
         if (this.rank.has(id)) parts.push(`${ordinal(this.rank.get(id) + 1)} of ${stage.order.length} in order of choice`);
       }
-      this.readout.textContent = parts.join(" · ") + (this.pinned ? " · pinned" : "");
+      this.readout.textContent = parts.join(" · ") + (this.pointing.pinned ? " · pinned" : "");
     }
 
     fate(id) {

@@ -30,5 +30,34 @@
   /* How many tokens a budget in percent leaves, at least one an image. */
   const tokensFor = (percent, total, images) => Math.max(images, roundEven((percent / 100) * total));
 
-  window.vtprune = Object.assign(window.vtprune || {}, { make, ordinal, number, tokensFor });
+  /* One of several things to choose, side by side. entries: [name, label, title]. -> {root, inputs by name}. */
+  const radios = (label, entries, choose) => {
+    const root = make("div", "vt-views");
+    root.setAttribute("role", "radiogroup");
+    root.setAttribute("aria-label", label);
+    const group = `radios-${Math.random().toString(36).slice(2)}`;
+    const inputs = {};
+    for (const [name, text, title] of entries) {
+      const wrap = make("label", "vt-view");
+      const input = make("input");
+      input.type = "radio";
+      input.name = group;
+      input.value = name;
+      input.addEventListener("change", () => choose(name));
+      wrap.append(input, make("span", "", text));
+      if (title) wrap.dataset.title = wrap.title = title;
+      inputs[name] = input;
+      root.append(wrap);
+    }
+    return { root, inputs };
+  };
+
+  /* One entry of a legend: a sample, and what it stands for. */
+  const swatch = (className, text) => {
+    const item = make("span", "vt-key");
+    item.append(make("i", className), make("span", "", text));
+    return item;
+  };
+
+  window.vtprune = Object.assign(window.vtprune || {}, { make, swatch, ordinal, number, tokensFor, radios });
 })();

@@ -85,10 +85,18 @@ def chromium() -> Iterator[Browser]:
 
 @contextlib.contextmanager
 def visit(
-    browser: Browser, address: str, width: int = 1440, height: int = 900, theme: Theme = "light"
+    browser: Browser,
+    address: str,
+    width: int = 1440,
+    height: int = 900,
+    theme: Theme = "light",
+    alone: bool = False,
 ) -> Iterator[Page]:
-    """A page that can reach 127.0.0.1 only; any attempt to reach more, and any error in a script, fails."""
-    context = browser.contexts[0] if browser.contexts else browser.new_context()
+    """A page that can reach 127.0.0.1 only; any attempt to reach more, and any error in a script, fails.
+
+    alone: as another person's browser, which shares neither storage nor cookies with the others.
+    """
+    context = browser.contexts[0] if browser.contexts and not alone else browser.new_context()
     page = context.new_page()
     page.set_viewport_size({"width": width, "height": height})
     page.emulate_media(color_scheme=theme)
@@ -110,6 +118,8 @@ def visit(
         assert not errors, f"the browser complained: {errors}"
     finally:
         page.close()
+        if alone:
+            context.close()
 
 
 def alive(page: Page) -> None:
@@ -136,6 +146,30 @@ def run(page: Page) -> str:
     )
     settle(page)
     return page.locator("#vt-ask .vt-status").inner_text()
+
+
+def tab(page: Page, name: str) -> None:
+    """Show a tab: "Run", "Compare", "Sweep"."""
+    page.get_by_role("tab", name=name, exact=True).click()
+    page.locator(f"#vt-tab-{name.lower()}").wait_for()
+    page.wait_for_timeout(300)
+
+
+def ended(page: Page, name: str) -> str:
+    """Wait for the end of a tab's work; what its status line says then."""
+    line = f"#vt-{name}-status .vt-status"
+    page.wait_for_function(
+        "line => /^(Done|Not run|Stopped|Something)/.test(document.querySelector(line).innerText)", arg=line
+    )
+    settle(page)
+    return page.locator(line).inner_text()
+
+
+def start(page: Page, name: str) -> str:
+    """Press a tab's Start and wait for its end."""
+    page.evaluate("id => (document.querySelector(id).textContent = '')", f"#vt-{name}-status .vt-status")
+    page.locator(f"#vt-{name}-start").click()
+    return ended(page, name)
 
 
 def pixels(canvas: Locator) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Pictures of the page in its main states: ``python -m tests.browser.screenshots OUT``."""
+"""Pictures of the page in its main states: ``python -m tests.browser.screenshots OUT [STATE …]``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from playwright.sync_api import Page
 
 sys.path.insert(0, str(Path(__file__).parent))
-from browsing import alive, app, chromium, run, settle, visit
+from browsing import alive, app, chromium, run, settle, start, tab, visit
 
 
 def pick(name: str):
@@ -34,6 +34,22 @@ def failed(page: Page) -> None:
     run(page)
 
 
+def compare(page: Page) -> None:
+    tab(page, "Compare")
+    start(page, "compare")
+    page.locator(".vt-cell canvas").first.hover(position={"x": 80, "y": 90})
+
+
+def compare_three(page: Page) -> None:
+    pick("Which of three?")(page)
+    compare(page)
+
+
+def sweep(page: Page) -> None:
+    tab(page, "Sweep")
+    start(page, "sweep")
+
+
 STATES = {
     "opening": lambda page: None,
     "scores": scores,
@@ -42,22 +58,25 @@ STATES = {
     "after-run": run,
     "error": failed,
     "empty": empty,
+    "compare": compare,
+    "compare-three": compare_three,
+    "sweep": sweep,
 }
 
 
-def main(out: Path) -> None:
-    """Every state at both widths in both themes."""
+def main(out: Path, names: list[str]) -> None:
+    """Every state, or those that are named, at both widths in both themes."""
     out.mkdir(parents=True, exist_ok=True)
     with app() as address, chromium() as browser:
         for width, height in ((1440, 900), (390, 844)):
             for theme in ("light", "dark"):
-                for name, steps in STATES.items():
+                for name in names or STATES:
                     with visit(browser, address, width, height, theme) as page:
                         alive(page)
-                        steps(page)
+                        STATES[name](page)
                         page.wait_for_timeout(500)
                         page.screenshot(path=out / f"{name}-{width}-{theme}.png", full_page=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "screenshots"))
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "screenshots"), sys.argv[2:])

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from vtprune.scenes.dataset import Stream
@@ -33,19 +33,33 @@ STAGES = {"vision": 0.25, "language": 0.15, "joint": 0.6}
 """Share of the minutes each stage gets."""
 SIGNS = {"vision": 0.4, "language": 0.25, "joint": 0.25}
 """Share of items chosen for holding a sign; letters are the hardest to learn, and few."""
+QUESTIONS = 16
+"""Questions an item at most: once the pictures are in the sequence, another question costs little."""
 DECODER_MIX = {1: 0.62, 2: 0.24, 3: 0.08, 4: 0.06}
 """How often an item has 1, 2, 3 or 4 pictures while the decoder trains."""
 
 
-def _optimizers(parameters: list[nn.Parameter], embedding: Tensor) -> list[torch.optim.Optimizer]:
+TOWER_PACE = 0.2
+"""In the joint stage the tower, which has been through its own decay, learns at this share of the rate; at
+the full one it forgets in minutes what it took the first stage to learn."""
+
+
+def _optimizers(parameters: list[nn.Parameter], trainer: Trainer, stage: str) -> list[torch.optim.Optimizer]:
     """Muon for the matrices, AdamW for everything else (embeddings, norms, biases, convolutions)."""
-    matrices = [p for p in parameters if p.ndim == 2 and p is not embedding and min(p.shape) >= 16]
+    matrices = [p for p in parameters if p.ndim == 2 and p is not trainer.embedding and min(p.shape) >= 16]
     matrices = [p for p in matrices if p.shape[0] <= 4 * p.shape[1] and p.shape[1] <= 4 * p.shape[0]]
     chosen = {id(p) for p in matrices}
     rest = [p for p in parameters if id(p) not in chosen]
+    tower = {id(p) for p in trainer.tower.parameters()}
+
+    def paced(group: list[nn.Parameter]) -> list[dict[str, Any]]:
+        parts = (([p for p in group if (id(p) in tower) == inside], inside) for inside in (True, False))
+        slow = TOWER_PACE if stage == "joint" else 1.0
+        return [{"params": part, "pace": slow if inside else 1.0} for part, inside in parts if part]
+
     return [
-        torch.optim.Muon(matrices, lr=1.0, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=1.0, betas=(0.9, 0.98), weight_decay=0.0),
+        torch.optim.Muon(paced(matrices), lr=1.0, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(paced(rest), lr=1.0, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 
 
@@ -100,14 +114,14 @@ def _train_stage(
     parameters = list({id(p): p for p in trainer.trained(stage)}.values())
     for parameter in parameters:
         parameter.requires_grad_(True)
-    optimizers = _optimizers(parameters, trainer.embedding)
+    optimizers = _optimizers(parameters, trainer, stage)
     if resumed:
         for optimizer, saved in zip(optimizers, resumed, strict=True):
             optimizer.load_state_dict(saved)
     mix = {1: 1.0} if stage == "vision" else DECODER_MIX
     size = arguments.batch * (1 if stage == "vision" else 0.5)
     seed = f"{arguments.seed}-{stage}-{spent:.0f}"
-    stream = Stream(trainer.tokenizer, int(size), 10, mix, seed, signs=SIGNS[stage])
+    stream = Stream(trainer.tokenizer, int(size), QUESTIONS, mix, seed, signs=SIGNS[stage])
     ahead: dict[str, Any] = {"prefetch_factor": 4, "persistent_workers": True} if arguments.workers else {}
     loader = DataLoader(stream, batch_size=None, num_workers=arguments.workers, **ahead)
     started, saved_at, step, seen = time.monotonic() - spent, time.monotonic(), 0, 0
@@ -117,7 +131,7 @@ def _train_stage(
         rate = _schedule(progress, step + (1000 if resumed else 0))
         for optimizer, peak in zip(optimizers, PEAKS[stage], strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = peak * rate
+                group["lr"] = peak * rate * group["pace"]
         with torch.autocast(trainer.device.type, torch.bfloat16):
             loss, parts = trainer.loss(stage, batch, progress)
         loss.backward()

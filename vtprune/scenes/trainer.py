@@ -234,7 +234,7 @@ class Trainer:
                 classes, measures = _rows(classes, keep), _rows(measures, keep)
             dense, more = self.dense_loss(projected, classes, measures, letters=1.0)
             contrast, most = self.clip_loss(last, classes, batch)
-            loss, log = loss + 0.3 * dense + 0.3 * contrast, log | more | most
+            loss, log = loss + dense + 0.3 * contrast, log | more | most
         return loss, log
 
     def trained(self, stage: str) -> list[nn.Parameter]:
