@@ -7,7 +7,7 @@ methods' parameters.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,14 @@ PICTURES = 256
 
 Table = tuple[tuple[float, float], ...]
 Defaults = dict[str, dict[str, Any]]
+
+
+def drawn(count: int = PICTURES) -> Iterator[Image.Image]:
+    """Pictures of validation scenes, as large as those of an evaluation."""
+    from vtprune.evaluate import PICTURE_SIDE
+    from vtprune.scenes.world import render, sample, split_seed
+
+    return (render(sample(split_seed("validation", i)), PICTURE_SIDE)[0] for i in range(count))
 
 
 def energy_table(

@@ -24,6 +24,7 @@ examples:
   vtprune models                 # models to try beside the bundled one, and what they need
   vtprune app                    # the same, to look at and play with, in the browser
   vtprune scenes sample --seed 7 -o scene.png
+  vtprune calibrate photos/*.jpg --model llava-hf/llava-1.5-7b-hf   # E-AdaPrune's thresholds
   vtprune bench selectors --sizes 576 --dims 1024 --json cost.json
 """
 
@@ -136,6 +137,18 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", choices=("validation", "heldout"), default="heldout")
     _add_model(evaluate)
     evaluate.set_defaults(command=_evaluate)
+
+    calibrate = commands.add_parser(
+        "calibrate", help="find the thresholds with which E-AdaPrune meets a budget"
+    )
+    calibrate.add_argument(
+        "images", nargs="*", metavar="IMAGE", help="about 256; none: drawn scenes, for the bundled model"
+    )
+    calibrate.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER", help="of the model: write them there"
+    )
+    _add_model(calibrate)
+    calibrate.set_defaults(command=_calibrate)
 
     bench = commands.add_parser("bench", help="measure time, memory and accuracy")
     _add_benches(bench.add_subparsers(metavar="WHAT", required=True))
@@ -318,6 +331,20 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if engine.backbone.missing("clip_patches") is None:
         rank = clip_rank(engine, min(arguments.count, 420), arguments.split)
         print(f"mean rank of the evidence by CLIP similarity (0 best, chance 0.5): {rank:.3f}")
+
+
+def _calibrate(arguments: argparse.Namespace) -> None:
+    from vtprune import calibration
+    from vtprune.images import open_image
+
+    engine = _engine(arguments)
+    pictures = map(open_image, arguments.images) if arguments.images else calibration.drawn()
+    table = calibration.energy_table(engine.backbone, pictures)
+    print("keep    tau")
+    for share, tau in table:
+        print(f"{share:<7g} {tau:.8f}")
+    if arguments.output:
+        calibration.write(arguments.output, table)
 
 
 def _bench_engine(arguments: argparse.Namespace) -> None:

@@ -24,10 +24,10 @@ def compare(
     full, pruned: the texts. *_ids: the generated tokens. *_logits: one [V] row for each of them.
 
     kl[i] is KL(full ‖ pruned) of the two distributions that token i was picked from. Both sides are
-    teacher-forced on the same prefix only as long as they pick the same tokens: up to where they part each has
-    read exactly tokens 0 … i-1 of the other, beyond it they continue different texts and a divergence would
-    mix up what pruning did with what was said before. So it is given for each step up to and including the
-    first difference, and for no other.
+    teacher-forced on the same prefix only as long as they pick the same tokens: up to where they part each
+    has read exactly tokens 0 … i-1 of the other, beyond it they continue different texts and a divergence
+    would mix up what pruning did with what was said before. So it is given for each step up to and including
+    the first difference, and for no other.
     """
     first = first_difference(full_ids, pruned_ids)
     steps = min(len(full_ids), len(pruned_ids)) if first is None else first + 1

@@ -58,9 +58,13 @@ class Engine:
         with self._lock:
             self._backbone = None
 
+    def method(self, name: str, **params: Any) -> Method:
+        """A method with these parameters, and with what was found for this model where they are silent."""
+        return methods.make(name, **{**self.backbone.defaults.get(name, {}), **params})
+
     def supports(self, method: str, **params: Any) -> str | None:
         """Why a method cannot run on this model, as a sentence, or None. ValueError on an unknown one."""
-        made = methods.make(method, **params)
+        made = self.method(method, **params)
         try:
             steps = made.plan(Budget(1.0), Shape(tokens=64, images=1, layers=self.backbone.layers))
         except ValueError as error:  # such as a layer that this model does not have
@@ -298,7 +302,7 @@ class Engine:
 
     def _plan(self, request: Request, prompt: Prompt) -> tuple[list[Step], bool]:
         """The steps of the request's method, and whether it is nested. ValueError when they cannot be run."""
-        made = methods.make(request.method, **request.params)
+        made = self.method(request.method, **request.params)
         tokens, images = len(prompt.visual), len(request.images)
         budget = Budget(request.keep)
         steps = list(made.plan(budget, Shape(tokens, images, self.backbone.layers)))

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vtprune import methods
 from vtprune.engine import Engine
 from vtprune.record import Shared
 from vtprune.request import Source
@@ -57,7 +56,7 @@ def smallest(
     nested. among: search among these tokens only; then a method without an order follows theirs. Raises
     ValueError with one sentence for what cannot be searched. After `stop` is set the sets end.
     """
-    made = methods.make(method, **(params or {}))
+    made = engine.method(method, **(params or {}))
     if among is None and not made.facts["nested"]:
         raise ValueError(f"{method} has no order of choice to follow: take a method that has one.")
     if among is not None and not among:

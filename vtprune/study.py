@@ -255,7 +255,7 @@ def _share(
     repeats: int,
 ) -> Shared:
     servable = [name for name in asked if engine.supports(name, **asked[name]) is None]
-    later = [methods.make(name, **asked[name]) for name in servable]
+    later = [engine.method(name, **asked[name]) for name in servable]
     return engine.share(images, question, max_new_tokens, later=later, seed=seed, repeats=repeats)
 
 

@@ -87,6 +87,8 @@ def build(
     quantize: str | None = None,
 ) -> Backbone:
     """A found model with its weights; the arguments are those of vtprune.load. Raises LoadError."""
+    from vtprune import calibration
+
     place = pick_device(device)
     kind = pick_dtype(dtype, place)
     module, cls = FAMILIES[found.config.model_type].split(":")
@@ -94,7 +96,9 @@ def build(
     try:
         how = weights.plan(found.name, found.folder, place, kind, quantize, device == "auto")
         with weights.placed(how), _quiet():
-            return family(str(found.folder), found.config, found.name, place, kind, None, clip)
+            backbone: Backbone = family(str(found.folder), found.config, found.name, place, kind, None, clip)
+        backbone.defaults = calibration.read(found.folder)
+        return backbone
     except LoadError:
         raise
     except Exception as error:

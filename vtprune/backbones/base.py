@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,6 +113,8 @@ class Backbone(ABC):
     device: torch.device
     dtype: torch.dtype
     max_images: int = 4
+    defaults: Mapping[str, Mapping[str, Any]] = {}
+    """Parameters that were found for this model: method -> parameter -> value."""
     tokenizer: Any
     model: Any
     llm: LanguageModel

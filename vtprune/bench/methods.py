@@ -13,7 +13,7 @@ from PIL import Image
 
 from vtprune import methods
 from vtprune.bench.measure import machine_line, markdown
-from vtprune.budgets import calibrate
+from vtprune.budgets import DEFAULT_TAU, calibrate
 from vtprune.cost import Timer
 from vtprune.engine import Engine
 from vtprune.evaluate import PICTURE_SIDE, Asked, Report, covered, evidence_boxes, heldout
@@ -94,7 +94,8 @@ def _variants(engine: Engine, entry: Entry) -> list[Entry]:
     if entry.method == "atp":
         return [Entry("atp", entry.keep, {"clip_sign": sign}) for sign in (1, -1)]
     if entry.method == "e_adaprune":
-        return [entry, Entry("e_adaprune", entry.keep, {"tau": matched_tau(engine, entry.keep)})]
+        taus = (DEFAULT_TAU, matched_tau(engine, entry.keep))
+        return [Entry("e_adaprune", entry.keep, {"tau": tau}) for tau in taus]
     return [entry]
 
 
@@ -119,7 +120,7 @@ def ask(
     tokens = len(prompt.visual)
     shape, plans = Shape(tokens, len(pictures), backbone.layers), []
     for entry in entries:
-        method = methods.make(entry.method, **entry.params)
+        method = engine.method(entry.method, **entry.params)
         try:
             plans.append((entry, method.plan(Budget(entry.keep), shape)))
         except ValueError as error:
