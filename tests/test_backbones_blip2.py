@@ -205,7 +205,7 @@ def test_cost_is_of_query_tokens_and_counts_patches(rig):
     ("method", "reason"),
     [
         ("fastv", "sees 8 query tokens of an image whatever is pruned, so methods inside it have nothing"),
-        ("random", "so only methods that act on the vision tower's patches can be used"),
+        ("divprune", "so only methods that act on the vision tower's patches can be used"),
         ("vscan", "methods inside it have nothing to drop"),
         ("trim", "CLIP companion"),
     ],

@@ -222,9 +222,11 @@ def test_cost_counts_patches_and_cross_attention(rig):
         assert cost.tokens_per_layer == [states] * 4
 
 
-@pytest.mark.parametrize("method", ["fastv", "random", "vscan"])
+@pytest.mark.parametrize("method", ["fastv", "divprune", "vscan"])
 def test_what_cannot_be_used_is_a_sentence(perceiver, plain, method):
-    reason = "methods inside it have nothing" if method != "random" else "only methods that act on the vision"
+    reason = (
+        "methods inside it have nothing" if method != "divprune" else "only methods that act on the vision"
+    )
     whole = f"cross-attends to {LATENTS} latents of an image whatever is pruned, so {reason}"
     assert whole in perceiver.engine.supports(method)
     assert f"sees pictures through cross-attention only, so {reason}" in plain.engine.supports(method)

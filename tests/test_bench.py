@@ -17,6 +17,7 @@ from vtprune.bench.engine import bench_engine, table
 from vtprune.bench.measure import machine, peak_bytes, ratio
 from vtprune.bench.references import pairs
 from vtprune.bench.selectors import Grid, Row, bench_selectors, line, report
+from vtprune.budgets import DEFAULT_TAU
 from vtprune.evaluate import Asked, evidence_boxes, evidence_kept
 from vtprune.types import SIGNALS
 
@@ -242,7 +243,7 @@ class TestMethods:
         monkeypatch.setattr(worth, "CALIBRATION", 8)
         *_, entries = worth.bench_methods(engine, (0.4,), ("e_adaprune",), 3)
         raw, matched, _ = entries
-        assert not raw.params and 0 < matched.params["tau"] < 1
+        assert raw.params["tau"] == DEFAULT_TAU and 0 < matched.params["tau"] < 1
         assert abs(sum(matched.shares) / 3 - 0.4) < 0.1
 
     def test_there_are_no_captions(self):

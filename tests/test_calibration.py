@@ -43,4 +43,4 @@ def test_the_command_writes_it(tiny_folder, tmp_path, capsys):
     assert main(["calibrate", str(picture), "--model", str(tiny_folder), "-o", str(tmp_path)]) == 0
     written = calibration.read(tmp_path)["e_adaprune"]["table"]
     assert [keep for keep, _ in written] == list(calibration.KEEPS)
-    assert f"{written[0][1]:.8f}" in capsys.readouterr().out
+    assert f"{written[0][1]:.10f}" in capsys.readouterr().out

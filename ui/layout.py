@@ -84,7 +84,8 @@ def _place(handlers: Handlers, opening: dict, picker: Picker, tabs: Sequence[Tab
                 part["run"] = gr.Button("Run", variant="primary", scale=3, min_width=60, elem_id="vt-run")
                 part["stop"] = gr.Button("Stop", interactive=False, scale=2, min_width=60, elem_id="vt-stop")
             part["status"] = panel(opening["status"])
-        with gr.Column(elem_id="vt-results"), gr.Tabs(elem_id="vt-tabs", overflow_behavior="wrap") as part["tabs"]:
+        part["tabs"] = gr.Tabs(elem_id="vt-tabs", overflow_behavior="wrap", render=False)
+        with gr.Column(elem_id="vt-results"), part["tabs"].render():
             with gr.Tab("Run", id="run", elem_id="vt-tab-run", render_children=True):
                 _place_run(part, opening)
             for tab in tabs:

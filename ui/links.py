@@ -13,6 +13,7 @@ LONGEST = 2000
 """Characters of a question."""
 PARAMETER = "p."
 """What the names of a method's parameters begin with."""
+KINDS = (bool, int, float, str)
 SWITCHES = {"true": True, "false": False}
 
 
@@ -73,6 +74,8 @@ def _method(link: Link, query: Mapping[str, str], examples: Mapping[str, Example
         if parameter == key:
             continue
         default = known[name].params.get(parameter)
+        if type(default) not in KINDS:  # lists and the like are no part of a link
+            default = None
         value = None if default is None else _value(text, type(default))
         if default is None:
             link.problems.append(f"{name} has no parameter {_short(parameter)}")

@@ -17,7 +17,9 @@ from vtprune.backbones.base import Backbone, LoadError
 from vtprune.budgets import calibrate
 
 FILE = "vtprune.json"
-KEEPS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.33, 0.5, 0.67, 0.8)
+KEEPS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.33, 0.5)
+"""Budgets of the table. Above half of the tokens what is left of the energy is often less than float32 tells
+apart, and a budget there gets the threshold of the last one."""
 PICTURES = 256
 """Drawn validation scenes that the bundled model is calibrated on."""
 
@@ -58,5 +60,5 @@ def read(folder: str | Path) -> Defaults:
 
 def write(folder: str | Path, table: Table) -> None:
     """Puts the file beside a model's weights."""
-    rows = [[keep, round(tau, 8)] for keep, tau in table]
+    rows = [[keep, round(tau, 10)] for keep, tau in table]
     (Path(folder) / FILE).write_text(json.dumps({"e_adaprune": {"table": rows}}, indent=2) + "\n", "utf-8")

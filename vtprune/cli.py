@@ -342,7 +342,7 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     table = calibration.energy_table(engine.backbone, pictures)
     print("keep    tau")
     for share, tau in table:
-        print(f"{share:<7g} {tau:.8f}")
+        print(f"{share:<7g} {tau:.10f}")
     if arguments.output:
         calibration.write(arguments.output, table)
 

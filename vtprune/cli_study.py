@@ -65,7 +65,7 @@ def _compare(engine: Any, arguments: argparse.Namespace) -> None:
     from vtprune.summary import first_token, milliseconds, speed
 
     rest = {"seed": arguments.seed, "repeats": arguments.repeats}
-    runs = []
+    runs: list[Any] = []
     width = max(map(len, arguments.methods), default=0)
     for cell in study.compare(
         engine, *_question(arguments), arguments.keep, arguments.max_new_tokens, **rest

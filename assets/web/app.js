@@ -142,6 +142,15 @@
       input.dispatchEvent(new Event("change", { bubbles: true }));
       sifted = false;
     };
+    /* Gradio puts the button that uploads inside another one; only the inner one is for people. */
+    const unnest = () => {
+      for (const outer of document.querySelectorAll("#vt-gallery button:has(button)")) {
+        outer.setAttribute("role", "group");
+        outer.tabIndex = -1;
+      }
+    };
+    new MutationObserver(unnest).observe(host.closest(".vt-card"), { childList: true, subtree: true });
+    unnest();
     document.addEventListener("change", sift, true);
     document.addEventListener("drop", sift, true);
     watch("value", show);

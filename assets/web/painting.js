@@ -155,9 +155,9 @@
     }
 
     /* The server has a set: of a method, or the smallest so far. */
-    give(keep) {
+    give({ keep, work }) {
       if (!this.figures) return;
-      this.set.give(keep);
+      this.set.give(keep, work);
       this.draw();
     }
 
@@ -367,7 +367,7 @@
     },
     /* The server has a set; see Painting.give. */
     given(element, props, watch) {
-      watch("value", () => board && props.value && board.give(props.value.keep));
+      watch("value", () => board && props.value && board.give(props.value));
     },
     /* The inputs of an event, the last of them being what is painted now. */
     painted(inputs) {

@@ -159,7 +159,9 @@
         const possible = this.available(name);
         this.radios[name].disabled = !possible;
         const label = this.radios[name].parentElement;
-        label.title = possible ? label.dataset.title : `This method gives no ${name === "order" ? "order" : "scores"}.`;
+        const missing = `This method gives no ${name === "order" ? "order" : "scores"}.`;
+        const reason = this.selection < 0 && this.value.stages.length ? "Nothing is chosen yet at this point." : missing;
+        label.title = possible ? label.dataset.title : reason;
       }
       this.shown = this.available(this.view) ? this.view : "kept";
       this.radios[this.shown].checked = true;

@@ -29,7 +29,7 @@
     /* What is in it now can be had back. */
     remember() {
       this.past = [...this.past.slice(1 - STEPS), new Set(this.kept)];
-      this.given = false;
+      this.given = null;
     }
 
     change(ids) {
@@ -39,13 +39,13 @@
 
     back() {
       if (this.past.length) this.kept = this.past.pop();
-      this.given = false;
+      this.given = null;
     }
 
-    /* A set comes from elsewhere; all that come in a row are one step back. */
-    give(ids) {
-      if (!this.given) this.remember();
-      this.given = true;
+    /* A set comes from elsewhere; all that one work gives in a row are one step back. */
+    give(ids, work) {
+      if (this.given !== work) this.remember();
+      this.given = work;
       this.kept = new Set(ids);
     }
 

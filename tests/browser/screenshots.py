@@ -50,17 +50,60 @@ def sweep(page: Page) -> None:
     start(page, "sweep")
 
 
+def paint(page: Page) -> None:
+    tab(page, "Paint")
+    page.locator("#vt-painting canvas").first.wait_for()
+    settle(page)
+    start(page, "paint")
+    start(page, "evidence")
+
+
+def paint_three(page: Page) -> None:
+    pick("Which of three?")(page)
+    paint(page)
+
+
+def robustness(page: Page) -> None:
+    tab(page, "Robustness")
+    page.get_by_label("Blur").check()
+    start(page, "robustness")
+
+
+def robustness_three(page: Page) -> None:
+    pick("Which of three?")(page)
+    tab(page, "Robustness")
+    start(page, "robustness")
+    page.check("input[value=chosen]")
+
+
+def scrubbed(page: Page) -> None:
+    pick("Which of three?")(page)
+    page.get_by_role("slider", name="Where in the model").focus()
+    page.keyboard.press("ArrowLeft")
+
+
+def linked(page: Page) -> None:
+    page.goto(f"{page.url}?q=What+is+this%3F&method=divprune&keep=20")
+    settle(page)
+
+
 STATES = {
     "opening": lambda page: None,
     "scores": scores,
     "three": pick("Which of three?"),
     "sentence": pick("In a sentence"),
+    "scrubbed": scrubbed,
+    "linked": linked,
     "after-run": run,
     "error": failed,
     "empty": empty,
     "compare": compare,
     "compare-three": compare_three,
     "sweep": sweep,
+    "paint": paint,
+    "paint-three": paint_three,
+    "robustness": robustness,
+    "robustness-three": robustness_three,
 }
 
 

@@ -111,7 +111,7 @@ def test_an_own_upload(page, photo):
     expect(page.locator(".vt-name", has_text="holiday.jpg")).to_be_visible()
     expect(page.locator(".vt-name")).to_have_count(1)
     expect(page.locator(".vt-note")).to_contain_text("drawn scenes only")
-    expect(page.locator(".vt-note")).to_contain_text("--model")
+    expect(page.locator(".vt-note")).to_contain_text("Choose another model")
     page.locator("textarea").fill("What is in the picture?")
     assert run(page).startswith("Done")
     drawn = pixels(page.locator("canvas"))

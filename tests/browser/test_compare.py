@@ -32,7 +32,13 @@ def browser():
 
 @pytest.fixture(scope="module")
 def recorded():
-    return {example.name: example for example in examples.load()}
+    return examples.load()
+
+
+@pytest.fixture(scope="module")
+def example(recorded):
+    """The one that the page opens on."""
+    return recorded[0]
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +70,7 @@ def order(page):
     return page.locator(".vt-cell").evaluate_all("cells => cells.map(cell => cell.dataset.method)")
 
 
-def test_each_cell_shows_what_its_method_keeps_and_says(compared, recorded):
-    example = next(iter(recorded.values()))
+def test_each_cell_shows_what_its_method_keeps_and_says(compared, example):
     engine = vtprune.load(device="cpu")
     cells = study.compare(engine, example.pictures, example.run.question, NAMES, example.run.keep, repeats=0)
     size = Image.open(example.pictures[0]).size
@@ -86,8 +91,7 @@ def test_each_cell_shows_what_its_method_keeps_and_says(compared, recorded):
     expect(compared.locator(".vt-asked").first).to_contain_text(example.run.question)
 
 
-def test_pointing_at_one_map_marks_the_same_patch_on_all_and_on_the_large_one(compared, recorded):
-    example = next(iter(recorded.values()))
+def test_pointing_at_one_map_marks_the_same_patch_on_all_and_on_the_large_one(compared, example):
     size, token = Image.open(example.pictures[0]).size, 37
     box = example.run.segments[0].boxes[token].tolist()
     canvases = compared.locator(".vt-cell canvas")
@@ -144,17 +148,17 @@ def test_sorting_changes_the_order_without_the_server(compared):
     assert not asked
 
 
-def test_a_cell_opens_its_run(compared, recorded):
+def test_a_cell_opens_its_run(compared, example):
     settle(compared)
     compared.locator(".vt-cell[data-method=random]").get_by_role("button").click()
     expect(compared.get_by_role("tab", selected=True)).to_have_text("Run")
     expect(compared.locator("#vt-method input")).to_have_value("Random")
     expect(compared.locator("#vt-ask .vt-status")).to_contain_text("The run of the comparison")
     run = vtprune.load(device="cpu").run(
-        recorded["sign"].pictures,
-        recorded["sign"].run.question,
+        example.pictures,
+        example.run.question,
         "random",
-        recorded["sign"].run.keep,
+        example.run.keep,
         repeats=0,
     )
     expect(compared.locator("#vt-see figcaption")).to_contain_text(f"{len(run.stages[0].keep)} of 256")
@@ -178,7 +182,7 @@ def test_what_cannot_be_run_says_why_in_its_cell_and_a_bad_input_loses_nothing(c
 
 
 def test_other_pictures_clear_the_comparison(compared, recorded):
-    compared.locator(".vt-choice", has_text=recorded["count"].title).click()
+    compared.locator(".vt-choice", has_text=recorded[1].title).click()
     expect(compared.locator(".vt-cell")).to_have_count(0)
     expect(compared.locator(".vt-comparison")).to_be_hidden()
 

@@ -1,4 +1,4 @@
-"""Painting what is kept, in a real browser: the picture shows it at once, the server hears of it when asked."""
+"""Painting what is kept, in a real browser: the picture shows it at once, and nothing is sent until asked."""
 
 from __future__ import annotations
 
@@ -97,11 +97,12 @@ def check(page, example, kept):
         row, col = divmod(token, SIDE)
         box = [part / SIDE * size[0] for part in (col, row, col + 1, row + 1)]
         now, before = patch(drawn, box, size), patch(real, box, size)
+        change = np.median(abs(now - before).max(-1))
         if token in kept:
-            assert np.median(abs(now - before)) < 8, f"patch {token} is kept and looks changed"
+            assert change < 12, f"patch {token} is kept and looks changed"
         else:
             assert colourful(now) < 14, f"patch {token} is dropped and in colour"
-            assert colourful(before) < 14 or np.median(abs(now - before)) >= 8, f"{token} looks kept"
+            assert colourful(before) < 25 or change >= 12, f"patch {token} is dropped and looks kept"
     expect(count(page)).to_contain_text(f"{len(kept)} of 256 tokens kept")
 
 
@@ -192,7 +193,7 @@ def test_the_keyboard_is_enough(page, example):
     board(page).focus()
     for key in ("ArrowDown", "Space", "ArrowRight", "ArrowDown", "Space", "Escape"):
         page.keyboard.press(key)
-    expect(count(page)).to_contain_text(re.compile("^6 of 256"))
+    check(page, example, {0, 1, SIDE, SIDE + 1, SIDE + 2})
     page.keyboard.press("Enter")
     expect(status(page)).to_contain_text("Done")
 
@@ -249,17 +250,18 @@ def test_each_method_is_listed_with_what_it_keeps_of_the_evidence(page):
     rows = page.locator("#vt-weigh tbody tr")
     expect(rows).to_have_count(7)
     share = re.search(r"(\d+) % of the evidence", count(page).inner_text())[1]
-    expect(rows.filter(has_text="ATP")).to_contain_text(f"{share}%")
+    expect(rows.filter(has_text="ATP").locator("td").nth(1)).to_have_text(f"{share}%")
     assert all(text.strip() for text in rows.locator("td:last-child").all_inner_texts())
 
     tool(page, "evidence-box")
-    drag(page, (0, 0), (1, 1))
+    drag(page, (1, 2), (5, 6))
     expect(page.locator("#vt-painting .vt-legend")).to_contain_text("your box")
     page.locator("#vt-evidence-start").click()
     page.wait_for_timeout(300)
     expect(status(page, "evidence")).to_contain_text("Done")
     share = re.search(r"(\d+) % of the evidence", count(page).inner_text())[1]
-    expect(rows.filter(has_text="ATP")).to_contain_text(re.compile(rf"\b{share}%"))
+    expect(rows.filter(has_text="ATP").locator("td").nth(1)).to_have_text(f"{share}%")
+    assert int(share) > 0
     press(page, "No evidence box")
     page.locator("#vt-evidence-start").click()
     expect(status(page, "evidence")).to_contain_text("there is no evidence box")

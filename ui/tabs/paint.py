@@ -88,7 +88,7 @@ class Paint(Tab):
         self.starts(self.find, ["base", "among", "painted"], "find", SENDS)
         self.weighing.connect()
         gr.on(
-            [page["shown"].change, page["header"].change],  # other pictures, or another model
+            [page["gallery"].change, page["header"].change],  # other pictures, or another model
             self.fresh,
             [page["gallery"], page["question"]],
             self.parts.all(),
@@ -210,7 +210,7 @@ class Paint(Tab):
             if blended:
                 words += " It blends the others into these, which painting does not."
             if not stop.is_set():
-                yield {"painted": given(keep), "status": panels.status(words)}
+                yield {"painted": given(keep, next(_turns)), "status": panels.status(words)}
 
         yield from self.working(visitor, work)
 
@@ -243,13 +243,13 @@ class Paint(Tab):
                 among=mine["keep"] if among == "painted" else None,
                 stop=stop,
             )
-            shown = 0.0
+            shown, turn = 0.0, next(_turns)
             with contextlib.closing(search):
                 for found in search:
                     if not found.over and time.monotonic() - shown < PAUSE:
                         continue
                     shown = time.monotonic()
-                    yield {"painted": given(found.tokens), "status": searched(found)}
+                    yield {"painted": given(found.tokens, turn), "status": searched(found)}
                     if found.over:
                         yield {"answers": answered(found.run, inputs, mine["evidence"])}
 
@@ -272,9 +272,10 @@ class Paint(Tab):
             yield from events
 
 
-def given(keep: Sequence[int]) -> Values:
-    """A set for the browser to paint. turn: so that no two of them are equal, and each is painted."""
-    return {"keep": sorted(keep), "turn": next(_turns)}
+def given(keep: Sequence[int], work: int) -> Values:
+    """A set for the browser to paint. work: those of one work are undone together. turn: so that no two of
+    them are equal, and each is painted."""
+    return {"keep": sorted(keep), "work": work, "turn": next(_turns)}
 
 
 def searched(found: Found) -> str:
