@@ -171,3 +171,16 @@ def test_the_page_builds_with_a_holder_and_health_names_the_model_in_use(picker,
         assert client.get("/health").json()["model"] == folders["second"]
     finally:
         blocks.close()
+
+
+def test_nobody_switches_on_a_page_that_is_open_to_others(picker, folders, monkeypatch):
+    picker.models._fixed = True
+    before = picker.models.engine
+    assert "open to other machines" in load(picker, folders["second"])[-1]["loading"]
+    assert picker.models.engine is before and not picker.models.empty
+    made = []
+    monkeypatch.setattr(ui, "serve", lambda *page, **options: None)
+    monkeypatch.setattr(ui, "build", lambda models: made.append(models._fixed))
+    for options in ({}, {"share": True}, {"host": "0.0.0.0"}):
+        ui.launch(folders["first"], device="cpu", **options)
+    assert made == [False, True, True]

@@ -17,6 +17,8 @@ from vtprune.images import MAX_BYTES
 
 __all__ = ["build", "launch", "serve"]
 
+LOCAL = ("127.0.0.1", "localhost", "::1")
+"""Hosts that only this machine reaches."""
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 MONO = ["ui-monospace", "Menlo", "Consolas", "monospace"]
 
@@ -40,7 +42,9 @@ def launch(
         api.require_mcp()
     print(f"Loading {model or 'the bundled model'} …", flush=True)
     options: dict[str, Any] = {"device": device, "dtype": dtype, "quantize": quantize}
-    models = Models(load(model, clip=clip, **options), bundled=model is None, clip=clip, **options)
+    engine = load(model, clip=clip, **options)
+    fixed = share or host not in LOCAL
+    models = Models(engine, bundled=model is None, clip=clip, fixed=fixed, **options)
     serve(build(models), lambda: models.name, host=host, port=port, share=share, mcp_server=mcp)
 
 

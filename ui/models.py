@@ -27,10 +27,13 @@ Tell = Callable[[str, Callable[[], float] | None], None]
 
 class Models:
     """Holds one model at a time. options: device, dtype and quantize, for those that are loaded later; clip:
-    of the first one, should it be loaded again."""
+    of the first one, should it be loaded again. fixed: nobody may switch, for the page is open to strangers,
+    who must not fill this machine's disk and memory, nor learn which folders it has."""
 
-    def __init__(self, engine: Engine, bundled: bool, clip: str | None = None, **options: Any) -> None:
-        self._options, self._busy = options, threading.Lock()
+    def __init__(
+        self, engine: Engine, bundled: bool, clip: str | None = None, fixed: bool = False, **options: Any
+    ) -> None:
+        self._options, self._busy, self._fixed = options, threading.Lock(), fixed
         self.changes = 0
         self._take(engine, None if bundled else engine.name, clip)
 
@@ -71,6 +74,11 @@ class Models:
 
         tell: hears what is being done. Raises LoadError with one sentence, and then the old one is in use.
         """
+        if self._fixed:
+            raise LoadError(
+                "this page is open to other machines, so its model stays the one that it was started with: "
+                "python app.py --model …"
+            )
         if not self._busy.acquire(blocking=False):
             raise LoadError("another model is being loaded just now; wait until it is there.")
         try:
