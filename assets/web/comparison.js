@@ -52,6 +52,13 @@
       this.owner.tell();
     }
 
+    /* An outline as wide as small patches can bear. */
+    line(own, width) {
+      const side = own.length ? (own[0].box[2] - own[0].box[0]) * width : 0;
+      if (side < 6) return 0;
+      return side < 12 ? 1 : 2;
+    }
+
     draw() {
       const { value, photos, pictures, props, palette } = this.owner;
       this.canvases.forEach((canvas, index) => {
@@ -69,6 +76,7 @@
           kept: (id) => this.kept.has(id),
           merged: ({ id }) => Boolean(this.cell.blended) && this.cell.blended[id] >= 0 && !this.kept.has(id),
           outlined: true,
+          line: this.line(own, canvas.width),
           evidence: value.evidence.filter((entry) => entry[0] === index).map((entry) => entry.slice(1)),
           group: [],
           cursor: own.filter(({ id }) => id === this.pointing.cursor),
@@ -111,6 +119,7 @@
       const value = (this.value = this.props.value);
       const cells = value.cells;
       this.host.classList.toggle("is-empty", !cells.length);
+      this.host.classList.toggle("is-several", value.images.length > 1);
       const sources = value.images.map(({ file }) => file.url).join("\n") + value.total;
       if (sources !== this.sources) {
         this.sources = sources;

@@ -25,7 +25,7 @@
   /* scene: picture (an image), patches [{id, box: shares of the picture, around: ids above, right, below,
    * left}], look, veil, palette, plain (the picture alone), heat(patch) -> share of the palette or null, or
    * null for the kept view, kept(id), merged(patch), outlined, evidence [boxes], group and cursor [patches],
-   * scale (canvas pixels a CSS pixel). */
+   * scale (canvas pixels a CSS pixel), line (of the outline, in canvas pixels; without it by the width). */
   function paint(canvas, scene) {
     const { width, height } = canvas;
     const { look, patches } = scene;
@@ -78,7 +78,8 @@
         inside(gone.filter(scene.merged), () => veiled(look.merged));
         inside(patches.filter((patch) => scene.kept(patch.id)), whole);
       }
-      if (scene.outlined) outline(ctx, scene, rect, Math.max(2, Math.round(width / 350)));
+      const line = scene.line === undefined ? Math.max(2, Math.round(width / 350)) : scene.line;
+      if (scene.outlined && line) outline(ctx, scene, rect, line);
     }
     for (const box of scene.evidence) dashed(ctx, rect({ box }), 2 * Math.max(1, Math.round(width / 500)));
     for (const patch of scene.group) frame(ctx, rect(patch), LIGHT, 3 * scene.scale, scene.scale);
