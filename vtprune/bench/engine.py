@@ -42,7 +42,9 @@ def bench_engine(
     tokens = len(prompt.visual)
     steps = methods.make(method).plan(Budget(keep), Shape(tokens, 1, backbone.layers))
     config = copy.deepcopy(backbone.model.generation_config)
-    config.update(do_sample=False, max_new_tokens=new_tokens, eos_token_id=None, num_beams=1)
+    # an end mark that no token is; None would be filled in from the model's own settings
+    nowhere = backbone.llm.config.vocab_size
+    config.update(do_sample=False, max_new_tokens=new_tokens, eos_token_id=nowhere, num_beams=1)
 
     def ours() -> None:
         decoding = Pass(backbone, prompt, [], Timer(device)).prefill(new_tokens)
@@ -53,12 +55,13 @@ def bench_engine(
 
     def theirs() -> None:
         ids = prompt.ids[None]
-        backbone.model.generate(
+        out = backbone.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             pixel_values=prompt.pixels.to(backbone.dtype),
             generation_config=config,
         )
+        assert out.shape[1] == ids.shape[1] + new_tokens, "generate ended early: this is not the same work"
 
     pruned = Pass(backbone, prompt, steps, Timer(device)).prefill(0)
     length = pruned.lengths[-1]
