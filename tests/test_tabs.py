@@ -57,11 +57,11 @@ def given(files, question=QUESTION, method="atp", percent=40, options=(), longes
 
 
 def comparison(tab, files, chosen=("atp", "random"), **changes):
-    return tab.run(*given(files, **changes), list(chosen), VISITOR)
+    return tab.does(tab.run, [*given(files, **changes), list(chosen)], VISITOR)
 
 
 def swept(tab, files, chosen=("atp", "random"), low=10, high=100, count=3, **changes):
-    return tab.run(*given(files, **changes), list(chosen), low, high, count, VISITOR)
+    return tab.does(tab.run, [*given(files, **changes), list(chosen), low, high, count], VISITOR)
 
 
 def both(comparing, sweeping):

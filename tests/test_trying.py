@@ -54,7 +54,7 @@ def painted(keep, files=1, evidence=()):
 
 def test_asking_again_keeps_exactly_what_was_painted(paint, engine, files):
     keep = [3, 7, 11, 12]
-    last = list(paint.ask(*given(files[:1]), painted(keep, evidence=[BOX]), VISITOR))
+    last = list(paint.does(paint.ask, [*given(files[:1]), painted(keep, evidence=[BOX])], VISITOR))
     run = engine.run(files[:1], QUESTION, "picked", 4, 4, tokens=tuple(keep), repeats=0)
     assert run.stages[-1].keep == keep
     (shown,) = (update["answers"] for update in last if "answers" in update)
@@ -79,25 +79,25 @@ def test_asking_again_keeps_exactly_what_was_painted(paint, engine, files):
     ],
 )
 def test_what_cannot_be_asked_is_one_sentence(paint, files, count, value, sentence):
-    last = list(paint.ask(*given(files[:count]), value, VISITOR))[-1]
+    last = list(paint.does(paint.ask, [*given(files[:count]), value], VISITOR))[-1]
     assert sentence in last["status"] and "vt-error" in last["status"] and last["start"]["interactive"]
 
 
 @pytest.mark.parametrize("base", ["divprune", "fastv", "downsample"])
 def test_the_set_of_a_method_is_what_it_keeps_at_this_budget(paint, engine, files, base):
-    updates = list(paint.take(*given(files, 60), base, VISITOR))
+    updates = list(paint.does(paint.take, [*given(files, 60), base], VISITOR))
     run = engine.run(files, QUESTION, base, 0.6, 4, repeats=0)
     (update,) = (update for update in updates if "painted" in update)
     assert update["painted"]["keep"] == run.stages[-1].keep
     assert ("blends" in update["status"]) == (base == "downsample")
-    everything = list(paint.take(*given(files, 100), base, VISITOR))
+    everything = list(paint.does(paint.take, [*given(files, 100), base], VISITOR))
     assert [u["painted"]["keep"] for u in everything if "painted" in u] == [list(range(50))]
 
 
 @pytest.mark.parametrize("among", ["all", "painted"])
 def test_the_smallest_set_is_painted_and_keeps_the_answer(paint, engine, files, among):
     value = painted(range(25))
-    updates = list(paint.find(*given(files[:1]), "divprune", among, value, VISITOR))
+    updates = list(paint.does(paint.find, [*given(files[:1]), "divprune", among, value], VISITOR))
     keep = [update["painted"]["keep"] for update in updates if "painted" in update][-1]
     run = engine.run(files[:1], QUESTION, "picked", len(keep), 4, tokens=tuple(keep), repeats=0)
     assert run.comparison.same and len(keep) < 25
@@ -109,7 +109,7 @@ def test_the_smallest_set_is_painted_and_keeps_the_answer(paint, engine, files, 
 
 
 def test_a_search_can_be_stopped_and_what_was_found_stays(paint, files):
-    updates = paint.find(*given(files[:1]), "divprune", "all", painted([]), VISITOR)
+    updates = paint.does(paint.find, [*given(files[:1]), "divprune", "all", painted([])], VISITOR)
     for update in updates:
         if "painted" in update:
             paint.handlers.halt(VISITOR)
@@ -118,7 +118,7 @@ def test_a_search_can_be_stopped_and_what_was_found_stays(paint, files):
 
 
 def test_a_method_without_an_order_is_refused_in_a_sentence(paint, files):
-    last = list(paint.find(*given(files[:1]), "visionzip", "all", painted([]), VISITOR))[-1]
+    last = list(paint.does(paint.find, [*given(files[:1]), "visionzip", "all", painted([])], VISITOR))[-1]
     assert "visionzip has no order of choice" in last["status"]
 
 
@@ -136,7 +136,11 @@ def test_the_board_has_the_evidence_of_known_questions(engine, tmp_path):
 
 def test_each_method_is_listed_with_its_share_of_the_box(paint, engine, files):
     chosen = ["divprune", "random", "downsample"]
-    updates = list(paint.weighing.run(*given(files[:1]), chosen, painted([], evidence=[BOX]), VISITOR))
+    updates = list(
+        paint.weighing.does(
+            paint.weighing.run, [*given(files[:1]), chosen, painted([], evidence=[BOX])], VISITOR
+        )
+    )
     shown = [update["table"] for update in updates if "table" in update]
     assert [text.count("<tr>") for text in shown] == [3, 4, 5]  # the head, all tokens, and one more each time
     for name in chosen[:2]:
@@ -144,7 +148,9 @@ def test_each_method_is_listed_with_its_share_of_the_box(paint, engine, files):
         share = study.kept_of(run, [(0, tuple(BOX[1:]))])
         assert f">{share:.0%}<" in shown[-1] and run.answer.strip()[:1] in shown[-1]
     assert "blended, so no share" in shown[-1]
-    last = list(paint.weighing.run(*given(files[:1]), chosen, painted([]), VISITOR))[-1]
+    last = list(paint.weighing.does(paint.weighing.run, [*given(files[:1]), chosen, painted([])], VISITOR))[
+        -1
+    ]
     assert "there is no evidence box" in last["status"]
 
 
@@ -160,7 +166,7 @@ def test_answers_and_reasons_in_the_table_are_escaped(engine, files):
 
 def test_every_severity_comes_in_turn_clean_first(engine, files):
     tab = opened(Robustness, engine)
-    updates = list(tab.run(*given(files), "occlusion", VISITOR))
+    updates = list(tab.does(tab.run, [*given(files), "occlusion"], VISITOR))
     grids = [update["grid"] for update in updates if "grid" in update]
     assert [len(grid["rows"]) for grid in grids] == [1, 2, 3, 4, 5, 6]
     rows = grids[-1]["rows"]
@@ -181,8 +187,8 @@ def test_every_severity_comes_in_turn_clean_first(engine, files):
 
 def test_a_damage_that_cannot_be_done_is_a_sentence_and_stop_ends_it(engine, files):
     tab = opened(Robustness, engine)
-    assert "no damage called" in list(tab.run(*given(files), "rain", VISITOR))[-1]["status"]
-    updates = tab.run(*given(files), "blur", VISITOR)
+    assert "no damage called" in list(tab.does(tab.run, [*given(files), "rain"], VISITOR))[-1]["status"]
+    updates = tab.does(tab.run, [*given(files), "blur"], VISITOR)
     for update in updates:
         if "grid" in update:
             tab.handlers.halt(VISITOR)

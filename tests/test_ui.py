@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -269,8 +270,11 @@ def test_new_pictures_are_shown_at_once_with_a_note(page, upload, broken):
     assert "drawn scenes only" in update["note"]
     again = page.pictures([(upload, None)], update["shown"], 25, VISITOR)
     assert again == gr.skip()
-    update = page.pictures([(upload, None), (broken, None)], update["shown"], 25, VISITOR)
-    assert update["gallery"] == [upload] and "broken.png" in update["refused"] and "map" not in update
+    both = [(upload, None), (broken, None)]
+    assert page.pictures(both, update["shown"], 25, VISITOR) == gr.skip()
+    update = page.uploaded(both)
+    assert update["gallery"] == [upload] and "broken.png" in update["refused"]
+    assert page.uploaded([(upload, None)])["refused"] == ""
 
 
 def test_too_many_pictures_are_named(page, tmp_path):
@@ -279,8 +283,9 @@ def test_too_many_pictures_are_named(page, tmp_path):
         path = tmp_path / f"{index}.png"
         picture(index).save(path)
         files.append((str(path), None))
-    update = page.pictures(files, (), 25, VISITOR)
-    assert len(update["map"]["images"]) == 4 and "4.png, 5.png" in update["refused"]
+    assert len(page.pictures(files, (), 25, VISITOR)["map"]["images"]) == 4
+    update = page.uploaded(files)
+    assert len(update["gallery"]) == 4 and "4.png, 5.png" in update["refused"]
 
 
 def test_own_pictures_take_the_place_of_an_examples(engine, upload, tmp_path):
@@ -288,8 +293,18 @@ def test_own_pictures_take_the_place_of_an_examples(engine, upload, tmp_path):
     handlers = Handlers(engine, [example], bundled=True)
     handlers.parts.known = {name: name for name in handlers.opening()}
     mixed = [(str(example.pictures[0]), None), (upload, None)]
-    for shown in (handlers.opening()["shown"], (uploads.digest(upload),)):  # the page may ask twice
-        assert handlers.pictures(mixed, shown, 25, VISITOR)["gallery"] == [upload]
+    assert handlers.uploaded(mixed)["gallery"] == [upload]
+    update = handlers.pictures(mixed, handlers.opening()["shown"], 25, VISITOR)
+    assert update["shown"] == (uploads.digest(upload),) and "drawn scenes only" in update["note"]
+
+
+def test_listeners_of_one_change_do_not_set_each_other_off(engine):
+    listeners = defaultdict(list)
+    for listener in ui.build(engine, recorded=[]).fns.values():
+        for target in listener.targets:
+            listeners[target].append(listener.trigger_mode)
+    shared = [modes for modes in listeners.values() if len(modes) > 1]
+    assert shared and not any("always_last" in modes for modes in shared)
 
 
 def test_previews_are_upright_and_small(tmp_path):

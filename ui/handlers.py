@@ -117,36 +117,45 @@ class Handlers:
         """Another method was chosen."""
         return self.parts.update({"card": self.card(name), "options": screen.fields(name)})
 
+    def _usable(self, gallery: Any) -> tuple[list[Upload], list[str]]:
+        """The pictures that count, and what is wrong with others: a visitor's own take the place of an
+        example's."""
+        files, problems = uploads.check(uploads.paths(gallery), self.models.max_images)
+        return self._own(files) or files, problems
+
+    def _own(self, files: Sequence[Upload]) -> list[Upload]:
+        return [upload for upload in files if upload.digest not in self._ours]
+
+    def uploaded(self, gallery: Any) -> Update:
+        """Files were added: leave those in the gallery that count, and name those that cannot be used."""
+        files, problems = self._usable(gallery)
+        return self.parts.update(
+            {"gallery": [upload.path for upload in files], "refused": " ".join(problems)}
+        )
+
     def pictures(self, gallery: Any, shown: tuple[str, ...], percent: float, visitor: gr.Request) -> Update:
-        """Pictures were added or taken away: show them, and name those that cannot be used."""
-        given = uploads.paths(gallery)
-        files, problems = uploads.check(given, self.models.max_images)
-        own_files = [upload for upload in files if upload.digest not in self._ours]
-        files = own_files or files  # a visitor's own pictures take the place of an example's
+        """The gallery changed: show what is in it. It never sets the gallery itself, which would call it
+        again, and so on."""
+        files, _ = self._usable(gallery)
         now = tuple(upload.digest for upload in files)
-        left = [upload.path for upload in files]
-        values: dict[str, Any] = {"gallery": left} if left != given else {}
+        values: dict[str, Any] = {}
         if now != shown:
             self.halt(visitor)
             values |= {
                 **screen.of_pictures(files),
                 "shown": now,
-                "refused": "",
                 "strip": screen.strip(list(self.examples.values())),
                 "budget": self.budget(files, percent),
                 "note": self.note(files),
                 "status": panels.status("Ask a question and press Run." if files else "Add a picture."),
             }
-            if own_files or not files:
+            if self._own(files) or not files:
                 values["chips"] = screen.chips(screen.SUGGESTIONS)
-        if problems:
-            values["refused"] = " ".join(problems)
         return self.parts.update(values) if values else gr.skip()
 
     def note(self, files: Sequence[Upload]) -> str:
         """What to know about pictures of a visitor's own when the model knows drawn scenes only."""
-        own = any(upload.digest not in self._ours for upload in files)
-        return panels.drawn_only() if own and self.models.bundled else ""
+        return panels.drawn_only() if self._own(files) and self.models.bundled else ""
 
     def card(self, name: str) -> str:
         """A method's description, and why this model cannot run it if so."""

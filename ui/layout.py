@@ -12,7 +12,7 @@ from ui.handlers import Handlers
 from ui.models import Models, Picker
 from ui.patchmap import patch_map
 from ui.tabs import TABS, Tab
-from ui.web import panel, widget
+from ui.web import QUIET, SHARED, panel, widget
 from vtprune import examples
 from vtprune.engine import Engine
 from vtprune.examples import Example
@@ -115,18 +115,21 @@ def _place_run(part: dict[str, Any], opening: dict) -> None:
 def _connect(handlers: Handlers, page: gr.Blocks) -> None:
     api.connect(handlers)  # first, for the page's own events would take its names
     part = handlers.parts
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
     everything = part.all()
-    part["chips"].select(handlers.pick_question, outputs=part["question"], **quiet)
-    part["method"].input(handlers.pick_method, part["method"], [part["card"], part["options"]], **quiet)
+    part["chips"].select(handlers.pick_question, outputs=part["question"], **QUIET)
+    part["method"].input(handlers.pick_method, part["method"], [part["card"], part["options"]], **QUIET)
+    part["gallery"].upload(handlers.uploaded, part["gallery"], [part["gallery"], part["refused"]], **QUIET)
     part["gallery"].change(
-        handlers.pictures, [part["gallery"], part["shown"], part["keep"]], everything, **quiet
+        handlers.pictures,
+        [part["gallery"], part["shown"], part["keep"]],
+        [component for component in everything if component is not part["gallery"]],
+        **SHARED,
     )
     part["keep"].change(
         None,
         [part["keep"], part["question"], part["method"], part["options"]],
         js="(...inputs) => vtprune.slide(...inputs)",
-        **quiet,
+        **QUIET,
     )
     asked = [part[name] for name in ("gallery", "question", "method", "keep", "options", "longest")]
     running = gr.on(
@@ -138,9 +141,9 @@ def _connect(handlers: Handlers, page: gr.Blocks) -> None:
         concurrency_limit=1,
         trigger_mode="once",
         js="(...inputs) => (vtprune.started(), inputs)",
-        **quiet,
+        **QUIET,
     )
-    part["strip"].select(handlers.pick_example, outputs=everything, cancels=[running], **quiet)
-    part["stop"].click(handlers.halt, queue=False, js="() => vtprune.stopping()", **quiet)
+    part["strip"].select(handlers.pick_example, outputs=everything, cancels=[running], **QUIET)
+    part["stop"].click(handlers.halt, queue=False, js="() => vtprune.stopping()", **QUIET)
     sharing.connect(handlers, page, ["run", *(tab.name for tab in TABS)])
     page.unload(handlers.leave)

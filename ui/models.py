@@ -12,7 +12,7 @@ import gradio as gr
 import torch
 
 from ui import panels, uploads
-from ui.web import panel, widget
+from ui.web import QUIET, panel, widget
 from vtprune import LoadError, methods, models
 from vtprune.backbones import BUNDLED, Found, build, find, fitting
 from vtprune.engine import Engine
@@ -138,22 +138,21 @@ class Picker:
     def connect(self, page: gr.Blocks) -> None:
         """Connects the events; loading waits its turn among the runs."""
         part = self.handlers.parts
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         model = {"concurrency_id": "model", "concurrency_limit": 1, "trigger_mode": "once"}
         seen = [part["method"], part["gallery"], part["keep"]]
         everything = part.all()
         for trigger in (part["models"].select, part["load"].click, part["model"].submit):
-            trigger(self.handlers.halt, queue=False, **quiet)  # whoever switches does not wait for own runs
-        part["models"].select(self.pick, seen, everything, **model, **quiet)
+            trigger(self.handlers.halt, queue=False, **QUIET)  # whoever switches does not wait for own runs
+        part["models"].select(self.pick, seen, everything, **model, **QUIET)
         gr.on(
             [part["load"].click, part["model"].submit],
             self.type,
             [part["model"], *seen],
             everything,
             **model,
-            **quiet,
+            **QUIET,
         )
-        page.load(self.arrive, seen, everything, **quiet)
+        page.load(self.arrive, seen, everything, **QUIET)
 
     def pick(self, method: str, gallery: Any, percent: float, event: gr.EventData) -> Iterator[Update]:
         """A model of the table was chosen."""

@@ -14,7 +14,7 @@ from gradio.utils import get_upload_folder
 from ui import links, panels, screen, uploads
 from ui.handlers import Handlers, Update
 from ui.screen import Record
-from ui.web import widget
+from ui.web import QUIET, widget
 from vtprune import export, methods
 from vtprune.report import render_html
 
@@ -41,12 +41,11 @@ def place(part: dict[str, Any], record: Record | None) -> None:
 def connect(handlers: Handlers, page: gr.Blocks, tabs: Sequence[str]) -> None:
     """What the buttons do, and what an address with a query opens. tabs: their names."""
     part = handlers.parts
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     part["link"].click(
         None,
         [part[name] for name in LINKED],
         js="(...inputs) => vtprune.copyLink(...inputs)",
-        **quiet,
+        **QUIET,
     )
     for name, save in (("png", png), ("html", report), ("json", run_json)):
         part[name].click(
@@ -56,7 +55,7 @@ def connect(handlers: Handlers, page: gr.Blocks, tabs: Sequence[str]) -> None:
             concurrency_id="export",
             concurrency_limit=1,
             js="(record) => [record, vtprune.looking()]",
-            **quiet,
+            **QUIET,
         )
 
     def restore(visitor: gr.Request) -> Update:
@@ -64,7 +63,7 @@ def connect(handlers: Handlers, page: gr.Blocks, tabs: Sequence[str]) -> None:
         link = links.read(dict(visitor.query_params), handlers.examples, tabs)
         return part.update(linked(handlers, link)) if link else gr.skip()
 
-    page.load(restore, outputs=part.all(), **quiet)
+    page.load(restore, outputs=part.all(), **QUIET)
 
 
 # ---- files ----

@@ -10,6 +10,12 @@ import gradio as gr
 
 from vtprune.assets import assets_dir
 
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+SHARED: dict[str, Any] = {**QUIET, "trigger_mode": "multiple"}
+"""For a change that several listeners wait for. Gradio's own choice for changes, "always_last", answers one
+that comes too early by calling all its listeners again, so that two of them would set each other off for
+ever."""
+
 STYLES = (
     "inputs.css",
     "patchmap.css",

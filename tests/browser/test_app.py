@@ -115,6 +115,11 @@ def test_an_own_upload(page, photo):
     expect(page.locator(".vt-name")).to_have_count(1)
     expect(page.locator(".vt-note")).to_contain_text("drawn scenes only")
     expect(page.locator(".vt-note")).to_contain_text("Choose another model")
+    settle(page)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.wait_for_timeout(2000)
+    assert not asked, "the page goes on asking when nothing happens"
     page.locator("textarea").fill("What is in the picture?")
     assert run(page).startswith("Done")
     drawn = pixels(page.locator("canvas"))

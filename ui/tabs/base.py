@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -14,11 +13,10 @@ import gradio as gr
 from ui import panels, screen, uploads
 from ui.handlers import Handlers, Parts, Update
 from ui.uploads import Upload
-from ui.web import panel
+from ui.web import QUIET, SHARED, panel
 from vtprune.examples import Asked
 from vtprune.types import ImageInfo
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 INPUTS = ("gallery", "question", "method", "keep", "options", "longest")
 """The shared inputs that a tab's work reads, in this order."""
 
@@ -30,6 +28,7 @@ class Inputs:
 
     files: list[Upload]
     question: str
+    method: str
     params: dict[str, dict[str, Any]]
     percent: float
     longest: int
@@ -51,6 +50,10 @@ class Inputs:
     @property
     def evidence(self) -> Sequence[Any]:
         return self.asked.evidence if self.asked else ()
+
+
+Work = Callable[..., Iterator[dict[str, Any]]]
+"""work(inputs, *values of own parts, stop) -> {part: value} after {part: value}, until the event is set."""
 
 
 class Tab:
@@ -98,16 +101,20 @@ class Tab:
 
     def starts(
         self,
-        work: Callable[..., Iterator[Update]],
+        work: Work,
         more: Sequence[str],
         button: str = "start",
         sends: str = "inputs",
     ) -> None:
-        """A button does `work(*shared inputs, *own parts named in more, visitor)`, Stop ends it. sends: what
-        the browser makes of the inputs."""
+        """A button does a work, which gets the values of the own parts named in more; Stop ends it. sends:
+        what the browser makes of the inputs."""
         shared = [self.handlers.parts[name] for name in INPUTS]
+
+        def pressed(visitor: gr.Request, *values: Any) -> Iterator[Update]:
+            yield from self.does(work, values, visitor)
+
         self.parts[button].click(
-            work,
+            pressed,
             [*shared, *(self.parts[name] for name in more)],
             self.parts.all(),
             concurrency_id="model",
@@ -123,7 +130,7 @@ class Tab:
             return
         # another model may be unable to run other methods
         self.handlers.parts["header"].change(
-            lambda: gr.update(choices=self.handlers.models.choices()), outputs=self.parts["methods"], **QUIET
+            lambda: gr.update(choices=self.handlers.models.choices()), outputs=self.parts["methods"], **SHARED
         )
 
     def opens(self, part: str, values: Callable[..., Update], inputs: Sequence[str] = ()) -> Any:
@@ -159,17 +166,16 @@ class Tab:
         return Inputs(
             files,
             question,
+            method,
             {method: screen.params(options)},
             percent,
             round(longest or 0),
             self.handlers.asked(files, question),
         )
 
-    def working(
-        self, visitor: gr.Request, work: Callable[[threading.Event], Iterator[dict[str, Any]]]
-    ) -> Iterator[Update]:
-        """Updates from `work(stop)`, which yields {part: value}. Whatever goes wrong is one sentence, and
-        what was shown until then stays."""
+    def does(self, work: Work, values: Sequence[Any], visitor: gr.Request) -> Iterator[Update]:
+        """The updates of a work. values: those of the shared inputs, then those of its own parts. Whatever
+        goes wrong is one sentence, and what was shown until then stays."""
         yield self.parts.update(
             {
                 **self._free(False),
@@ -179,8 +185,9 @@ class Tab:
         over: str | None = panels.status("Stopped.")  # unless it comes to its own end
         with self.handlers.stoppable(visitor) as stop:
             try:
-                for values in work(stop):
-                    yield self.parts.update(values)
+                inputs = self.inputs(*values[: len(INPUTS)])
+                for shown in work(inputs, *values[len(INPUTS) :], stop):
+                    yield self.parts.update(shown)
                 if not stop.is_set():
                     over = None
             except ValueError as error:

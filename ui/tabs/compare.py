@@ -10,8 +10,8 @@ import gradio as gr
 
 from ui import panels, patchmap, screen
 from ui.handlers import Update
-from ui.tabs.base import QUIET, Inputs, Progress, Tab
-from ui.web import panel, widget
+from ui.tabs.base import Inputs, Progress, Tab
+from ui.web import SHARED, panel, widget
 from vtprune import export, methods, study
 from vtprune.study import Cell
 from vtprune.summary import first_token, milliseconds, speed
@@ -40,32 +40,14 @@ class Compare(Tab):
     def connect(self) -> None:
         self.starts(self.run, ["methods"])
         self.opens("grid", self.open, ["kept"])
-        self.handlers.parts["shown"].change(self.clear, outputs=self.parts.all(), **QUIET)
+        self.handlers.parts["shown"].change(self.clear, outputs=self.parts.all(), **SHARED)
 
     def clear(self) -> Update:
         """Other pictures are shown: what was found belongs to them no more."""
         return self.parts.update({"grid": EMPTY, "kept": None, "status": panels.status(HINT)})
 
-    def run(
-        self,
-        gallery: Any,
-        question: str,
-        method: str,
-        percent: float,
-        options: list[Values],
-        longest: float,
-        chosen: list[str],
-        visitor: gr.Request,
-    ) -> Iterator[Update]:
+    def run(self, inputs: Inputs, chosen: list[str], stop: threading.Event) -> Iterator[Values]:
         """Start was pressed: a cell after the other."""
-
-        def work(stop: threading.Event) -> Iterator[Values]:
-            inputs = self.inputs(gallery, question, method, percent, options, longest)
-            yield from self._cells(inputs, chosen, stop)
-
-        yield from self.working(visitor, work)
-
-    def _cells(self, inputs: Inputs, chosen: list[str], stop: threading.Event) -> Iterator[Values]:
         found: list[Cell] = []
         cells = study.compare(
             self.handlers.engine,

@@ -11,8 +11,8 @@ import gradio as gr
 
 from ui import panels
 from ui.handlers import Handlers, Update
-from ui.tabs.base import QUIET, Inputs, Progress, Tab
-from ui.web import panel
+from ui.tabs.base import Inputs, Progress, Tab
+from ui.web import SHARED, panel
 from vtprune import methods, study
 from vtprune.study import Cell
 from vtprune.types import Run
@@ -46,53 +46,37 @@ class Weighing(Tab):
     def connect(self) -> None:
         self.starts(self.run, ["methods", "painted"], sends=SENDS)
         self.handlers.parts["shown"].change(
-            self.clear, outputs=[self.parts["table"], self.parts["status"]], **QUIET
+            self.clear, outputs=[self.parts["table"], self.parts["status"]], **SHARED
         )
 
     def clear(self) -> Update:
         """Other pictures are shown: what was found belongs to them no more."""
         return self.parts.update({"table": "", "status": panels.status(HINT)})
 
-    def run(
-        self,
-        gallery: Any,
-        question: str,
-        method: str,
-        percent: float,
-        options: list[Values],
-        longest: float,
-        chosen: list[str],
-        painted: Any,
-        visitor: gr.Request,
-    ) -> Iterator[Update]:
+    def run(self, inputs: Inputs, chosen: list[str], painted: Any, stop: threading.Event) -> Iterator[Values]:
         """Start was pressed: a row after the other."""
-
-        def work(stop: threading.Event) -> Iterator[Values]:
-            inputs = self.inputs(gallery, question, method, percent, options, longest)
-            boxes = self.read(inputs, painted)["evidence"]
-            if not boxes:
-                raise ValueError("there is no evidence box: draw one around what matters, then press again.")
-            found: list[Cell] = []
-            cells = study.compare(
-                self.handlers.engine,
-                inputs.paths,
-                inputs.question,
-                chosen,
-                inputs.percent / 100,
-                inputs.longest,
-                {name: own for name, own in inputs.params.items() if name in chosen},
-                evidence=[(image, (x0, y0, x1, y1)) for image, x0, y0, x1, y1 in boxes],
-                repeats=0,
-                stop=stop,
-            )
-            progress = Progress(len(set(chosen)))
-            for cell in cells:
-                found.append(cell)
-                yield {"table": table(found, inputs.percent), "status": progress.step("Weighing")}
-            if not stop.is_set():
-                yield {"status": panels.status(outcome(found))}
-
-        yield from self.working(visitor, work)
+        boxes = self.read(inputs, painted)["evidence"]
+        if not boxes:
+            raise ValueError("there is no evidence box: draw one around what matters, then press again.")
+        found: list[Cell] = []
+        cells = study.compare(
+            self.handlers.engine,
+            inputs.paths,
+            inputs.question,
+            chosen,
+            inputs.percent / 100,
+            inputs.longest,
+            {name: own for name, own in inputs.params.items() if name in chosen},
+            evidence=[(image, (x0, y0, x1, y1)) for image, x0, y0, x1, y1 in boxes],
+            repeats=0,
+            stop=stop,
+        )
+        progress = Progress(len(set(chosen)))
+        for cell in cells:
+            found.append(cell)
+            yield {"table": table(found, inputs.percent), "status": progress.step("Weighing")}
+        if not stop.is_set():
+            yield {"status": panels.status(outcome(found))}
 
 
 def kept_sentence(share: float) -> str:

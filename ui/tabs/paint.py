@@ -15,10 +15,10 @@ from PIL import Image
 
 from ui import panels, patchmap, uploads
 from ui.handlers import Handlers, Update
-from ui.tabs.base import QUIET, Inputs, Tab
+from ui.tabs.base import Inputs, Tab
 from ui.tabs.evidence import SENDS, Weighing, kept_sentence
 from ui.uploads import Upload
-from ui.web import panel, widget
+from ui.web import QUIET, SHARED, panel, widget
 from vtprune import examples, export, methods
 from vtprune.smallest import LIMIT, Found, smallest
 from vtprune.types import Done, Encoded, Run, Segment, Selected, Token
@@ -92,7 +92,7 @@ class Paint(Tab):
             self.fresh,
             [page["gallery"], page["question"]],
             self.parts.all(),
-            **QUIET,
+            **SHARED,
         )
         page["question"].change(None, page["question"], js="(text) => vtprune.asked(text)", **QUIET)
 
@@ -149,111 +149,66 @@ class Paint(Tab):
 
     # ---- work ----
 
-    def ask(
-        self,
-        gallery: Any,
-        question: str,
-        method: str,
-        percent: float,
-        options: list[Values],
-        longest: float,
-        painted: Any,
-        visitor: gr.Request,
-    ) -> Iterator[Update]:
+    def ask(self, inputs: Inputs, painted: Any, stop: threading.Event) -> Iterator[Values]:
         """Ask again was pressed: both answers, the pruned one from the painted patches."""
+        mine = self.painted(inputs, painted)
+        if not mine["keep"]:
+            raise ValueError("nothing is kept: paint at least one patch, then ask again.")
+        yield {"status": panels.status("Answering …", busy=True)}
+        for event in self._events(
+            stop, inputs, "picked", len(mine["keep"]), inputs.longest, {"tokens": tuple(mine["keep"])}
+        ):
+            if isinstance(event, Done):
+                yield {
+                    "answers": answered(event.run, inputs, mine["evidence"]),
+                    "status": panels.status(f"Done: {event.run.comparison.summary}."),
+                }
 
-        def work(stop: threading.Event) -> Iterator[Values]:
-            inputs = self.inputs(gallery, question, method, percent, options, longest)
-            mine = self.painted(inputs, painted)
-            if not mine["keep"]:
-                raise ValueError("nothing is kept: paint at least one patch, then ask again.")
-            yield {"status": panels.status("Answering …", busy=True)}
-            for event in self._events(
-                stop, inputs, "picked", len(mine["keep"]), inputs.longest, {"tokens": tuple(mine["keep"])}
-            ):
-                if isinstance(event, Done):
-                    yield {
-                        "answers": answered(event.run, inputs, mine["evidence"]),
-                        "status": panels.status(f"Done: {event.run.comparison.summary}."),
-                    }
-
-        yield from self.working(visitor, work)
-
-    def take(
-        self,
-        gallery: Any,
-        question: str,
-        method: str,
-        percent: float,
-        options: list[Values],
-        longest: float,
-        base: str,
-        visitor: gr.Request,
-    ) -> Iterator[Update]:
+    def take(self, inputs: Inputs, base: str, stop: threading.Event) -> Iterator[Values]:
         """The set of a method is to be painted; its answer is not waited for."""
-
-        def work(stop: threading.Event) -> Iterator[Values]:
-            inputs = self.inputs(gallery, question, method, percent, options, longest)
-            params = inputs.params.get(base, {})
-            total, keep, blended = 0, [], False
-            yield {"status": panels.status("Choosing …", busy=True)}
-            for event in self._events(stop, inputs, base, percent / 100, 4, params):
-                if isinstance(event, Encoded):
-                    total = sum(segment.length for segment in event.segments)
-                    keep = list(range(total))
-                elif isinstance(event, Selected):
-                    keep, blended = event.stage.keep, blended or bool(event.stage.merge_rows)
-                elif isinstance(event, Token):
-                    break
-            title = methods.list_methods()[base].title
-            words = f"Painted what {title} keeps: {len(keep)} of {total} tokens."
-            if blended:
-                words += " It blends the others into these, which painting does not."
-            if not stop.is_set():
-                yield {"painted": given(keep, next(_turns)), "status": panels.status(words)}
-
-        yield from self.working(visitor, work)
+        params = inputs.params.get(base, {})
+        total, keep, blended = 0, [], False
+        yield {"status": panels.status("Choosing …", busy=True)}
+        for event in self._events(stop, inputs, base, inputs.percent / 100, 4, params):
+            if isinstance(event, Encoded):
+                total = sum(segment.length for segment in event.segments)
+                keep = list(range(total))
+            elif isinstance(event, Selected):
+                keep, blended = event.stage.keep, blended or bool(event.stage.merge_rows)
+            elif isinstance(event, Token):
+                break
+        title = methods.list_methods()[base].title
+        words = f"Painted what {title} keeps: {len(keep)} of {total} tokens."
+        if blended:
+            words += " It blends the others into these, which painting does not."
+        if not stop.is_set():
+            yield {"painted": given(keep, next(_turns)), "status": panels.status(words)}
 
     def find(
-        self,
-        gallery: Any,
-        question: str,
-        method: str,
-        percent: float,
-        options: list[Values],
-        longest: float,
-        base: str,
-        among: str,
-        painted: Any,
-        visitor: gr.Request,
-    ) -> Iterator[Update]:
+        self, inputs: Inputs, base: str, among: str, painted: Any, stop: threading.Event
+    ) -> Iterator[Values]:
         """The smallest set is to be found; each that is smaller than the last is painted."""
-
-        def work(stop: threading.Event) -> Iterator[Values]:
-            inputs = self.inputs(gallery, question, method, percent, options, longest)
-            mine = self.painted(inputs, painted)
-            yield {"status": panels.status("Looking for the smallest set …", busy=True)}
-            search: Any = smallest(
-                self.handlers.engine,
-                inputs.paths,
-                inputs.question,
-                base,
-                inputs.longest,
-                inputs.params.get(base),
-                among=mine["keep"] if among == "painted" else None,
-                stop=stop,
-            )
-            shown, turn = 0.0, next(_turns)
-            with contextlib.closing(search):
-                for found in search:
-                    if not found.over and time.monotonic() - shown < PAUSE:
-                        continue
-                    shown = time.monotonic()
-                    yield {"painted": given(found.tokens, turn), "status": searched(found)}
-                    if found.over:
-                        yield {"answers": answered(found.run, inputs, mine["evidence"])}
-
-        yield from self.working(visitor, work)
+        mine = self.painted(inputs, painted)
+        yield {"status": panels.status("Looking for the smallest set …", busy=True)}
+        search: Any = smallest(
+            self.handlers.engine,
+            inputs.paths,
+            inputs.question,
+            base,
+            inputs.longest,
+            inputs.params.get(base),
+            among=mine["keep"] if among == "painted" else None,
+            stop=stop,
+        )
+        shown, turn = 0.0, next(_turns)
+        with contextlib.closing(search):
+            for found in search:
+                if not found.over and time.monotonic() - shown < PAUSE:
+                    continue
+                shown = time.monotonic()
+                yield {"painted": given(found.tokens, turn), "status": searched(found)}
+                if found.over:
+                    yield {"answers": answered(found.run, inputs, mine["evidence"])}
 
     def _events(
         self,

@@ -14,8 +14,8 @@ from PIL import Image
 
 from ui import panels, patchmap, uploads
 from ui.handlers import Update
-from ui.tabs.base import QUIET, Inputs, Progress, Tab
-from ui.web import panel, widget
+from ui.tabs.base import Inputs, Progress, Tab
+from ui.web import SHARED, panel, widget
 from vtprune import export, methods
 from vtprune.compare import diff_words
 from vtprune.perturb import SEVERITIES
@@ -48,57 +48,42 @@ class Robustness(Tab):
 
     def connect(self) -> None:
         self.starts(self.run, ["kind"])
-        self.handlers.parts["shown"].change(self.clear, outputs=self.parts.all(), **QUIET)
+        self.handlers.parts["shown"].change(self.clear, outputs=self.parts.all(), **SHARED)
 
     def clear(self) -> Update:
         """Other pictures are shown: what was found belongs to them no more."""
         return self.parts.update({"grid": EMPTY, "status": panels.status(HINT)})
 
-    def run(
-        self,
-        gallery: Any,
-        question: str,
-        method: str,
-        percent: float,
-        options: list[Values],
-        longest: float,
-        kind: str,
-        visitor: gr.Request,
-    ) -> Iterator[Update]:
+    def run(self, inputs: Inputs, kind: str, stop: threading.Event) -> Iterator[Values]:
         """Start was pressed: the clean pictures, then a severity after the other."""
-
-        def work(stop: threading.Event) -> Iterator[Values]:
-            inputs = self.inputs(gallery, question, method, percent, options, longest)
-            found: list[Damaged] = []
-            rows: list[Values] = []
-            each = robustness(
-                self.handlers.engine,
-                inputs.paths,
-                inputs.question,
-                method,
-                inputs.percent / 100,
-                kind,
-                inputs.longest,
-                inputs.params[method],
-                evidence=inputs.evidence,
-                stop=stop,
-            )
-            progress = Progress(1 + len(SEVERITIES))
-            for damaged in each:
-                found.append(damaged)
-                rows.append(row(damaged, found[0]))
-                line = progress.step("Asking")
-                yield {"grid": value(inputs, method, kind, found, rows), "status": line}
-            if not stop.is_set():
-                yield {"status": panels.status(f"Done: {outcome(found)}")}
-
-        yield from self.working(visitor, work)
+        found: list[Damaged] = []
+        rows: list[Values] = []
+        each = robustness(
+            self.handlers.engine,
+            inputs.paths,
+            inputs.question,
+            inputs.method,
+            inputs.percent / 100,
+            kind,
+            inputs.longest,
+            inputs.params[inputs.method],
+            evidence=inputs.evidence,
+            stop=stop,
+        )
+        progress = Progress(1 + len(SEVERITIES))
+        for damaged in each:
+            found.append(damaged)
+            rows.append(row(damaged, found[0]))
+            line = progress.step("Asking")
+            yield {"grid": value(inputs, kind, found, rows), "status": line}
+        if not stop.is_set():
+            yield {"status": panels.status(f"Done: {outcome(found)}")}
 
 
 EMPTY: Values = {**patchmap.EMPTY, "question": "", "truth": "", "about": "", "outcome": "", "rows": []}
 
 
-def value(inputs: Inputs, method: str, kind: str, found: Sequence[Damaged], rows: Sequence[Values]) -> Values:
+def value(inputs: Inputs, kind: str, found: Sequence[Damaged], rows: Sequence[Values]) -> Values:
     """What the component draws. images: the clean pictures; rows: clean first, each with its own."""
     run = found[0].run
     infos = [
@@ -109,7 +94,7 @@ def value(inputs: Inputs, method: str, kind: str, found: Sequence[Damaged], rows
         **patchmap.value(inputs.pictures, infos, run.segments, evidence=inputs.evidence),
         "question": inputs.question,
         "truth": inputs.asked.answer if inputs.asked else "",
-        "about": f"{methods.list_methods()[method].title} keeping {inputs.percent:g} %, {KINDS[kind]}",
+        "about": f"{methods.list_methods()[inputs.method].title} keeping {inputs.percent:g} %, {KINDS[kind]}",
         "outcome": _sentence(outcome(found)) if over else "",
         "rows": list(rows),
     }

@@ -11,8 +11,8 @@ import gradio as gr
 
 from ui import panels, screen
 from ui.handlers import Update
-from ui.tabs.base import QUIET, Inputs, Progress, Tab
-from ui.web import panel, widget
+from ui.tabs.base import Inputs, Progress, Tab
+from ui.web import QUIET, SHARED, panel, widget
 from vtprune import methods, study
 from vtprune.study import Point
 
@@ -46,7 +46,7 @@ class Sweep(Tab):
         self.starts(self.run, ["methods", "low", "high", "count"])
         # the run itself is the Run button's
         self.opens("chart", self.open, ["asked"]).then(None, js="() => vtprune.press('vt-run')", **QUIET)
-        self.handlers.parts["shown"].change(self.clear, outputs=self.parts.all(), **QUIET)
+        self.handlers.parts["shown"].change(self.clear, outputs=self.parts.all(), **SHARED)
 
     def clear(self) -> Update:
         """Other pictures are shown: what was found belongs to them no more."""
@@ -54,32 +54,17 @@ class Sweep(Tab):
 
     def run(
         self,
-        gallery: Any,
-        question: str,
-        method: str,
-        percent: float,
-        options: list[Values],
-        longest: float,
+        inputs: Inputs,
         chosen: list[str],
         low: float | None,
         high: float | None,
         count: float | None,
-        visitor: gr.Request,
-    ) -> Iterator[Update]:
-        """Start was pressed: a point after the other."""
-
-        def work(stop: threading.Event) -> Iterator[Values]:
-            if low is None or high is None or count is None:
-                raise ValueError("the range is not complete: it goes from a percentage to another in steps.")
-            budgets = study.spread(low / 100, high / 100, round(count))
-            inputs = self.inputs(gallery, question, method, percent, options, longest)
-            yield from self._points(inputs, chosen, budgets, stop)
-
-        yield from self.working(visitor, work)
-
-    def _points(
-        self, inputs: Inputs, chosen: list[str], budgets: list[float], stop: threading.Event
+        stop: threading.Event,
     ) -> Iterator[Values]:
+        """Start was pressed: a point after the other."""
+        if low is None or high is None or count is None:
+            raise ValueError("the range is not complete: it goes from a percentage to another in steps.")
+        budgets = study.spread(low / 100, high / 100, round(count))
         found: list[Point] = []
         engine = self.handlers.engine
         points = study.sweep(
