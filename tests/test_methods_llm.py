@@ -30,6 +30,23 @@ class TestFastV:
             make("fastv", k=12).plan(Budget(0.5), Shape(256, 1, 12))
 
 
+class TestRandom:
+    def test_inside_the_llm_it_follows_the_same_schedule(self):
+        shape = Shape(256, 1, 12)
+        (step,), (other,) = (
+            make(name, **params).plan(Budget(0.5), shape)
+            for name, params in (("random", {"layer": 3}), ("fastv", {"k": 3}))
+        )
+        assert step.at == ("llm", 3) and step.keep == other.keep and not step.needs
+        assert make("random").plan(Budget(0.5), shape)[0].at == "vision"
+
+    def test_a_layer_that_is_not_there(self):
+        with pytest.raises(ValueError, match="layer=-1 must not be negative"):
+            make("random", layer=-1)
+        with pytest.raises(ValueError, match=r"random.*layers lacks"):
+            make("random", layer=12).plan(Budget(0.5), Shape(256, 1, 12))
+
+
 def test_dart_keeps_what_is_least_like_its_pivots():
     signals = make_signals((7, 7), seed=5)
     norms, text_norms = signals.llm_keys.abs().sum(1), signals.query_keys.abs().sum(1)

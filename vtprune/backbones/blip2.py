@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.nn import functional
 from vtprune.backbones.base import Encoded, Entry, LanguageModel, LoadError, Prompt
 from vtprune.backbones.parts import load_parts, tokens_of
 from vtprune.backbones.resampler import ResamplerBackbone, of_each_image
-from vtprune.backbones.tower import Tower
+from vtprune.backbones.tower import Passed, Tower
 from vtprune.clip import find_companion
 
 
@@ -71,6 +71,7 @@ class Blip2(ResamplerBackbone):
         self.tower = Tower(
             list(model.vision_model.encoder.layers),
             has_cls=True,
+            drops_first=True,
             step=lambda block, hidden: block(hidden),
             query=lambda attention, x: _third(attention.qkv, x, 0),
             key=lambda attention, x: _third(attention.qkv, x, 1),
@@ -116,8 +117,9 @@ class Blip2(ResamplerBackbone):
     def start(self, pixels: Tensor) -> Tensor:
         return self.model.vision_model.embeddings(pixels)
 
-    def finish(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        return super().finish(self.model.vision_model.post_layernorm(hidden))
+    def finish(self, passed: Passed, prompt: Prompt) -> tuple[Tensor, Tensor]:
+        normed = [self.model.vision_model.post_layernorm(tap) for tap in passed.taps]
+        return super().finish(replace(passed, taps=normed), prompt)
 
     @torch.inference_mode()
     def enter(self, prompt: Prompt, encoded: Encoded, features: Tensor, owners: Tensor) -> Entry:

@@ -84,7 +84,7 @@ class Idefics(ResamplerBackbone):
         # the processor's own flag for this reads a list of tokens that transformers 5 leaves empty
         self._ends = [END] if END in self.tokenizer.get_vocab() else []
         self._vision: Any = model.model.vision_model
-        self.tower = Tower(list(self._vision.encoder.layers), has_cls=True)
+        self.tower = Tower(list(self._vision.encoder.layers), has_cls=True, drops_first=True)
         self.sees = "sees pictures through cross-attention only"
         if self.config.use_resampler:
             latents = self.config.perceiver_config.resampler_n_latents

@@ -34,11 +34,11 @@ class LlavaNext(Llava):
 
     def __init__(self, path: str, config: Any, name: str, *rest: Any) -> None:
         super().__init__(path, config, name, *rest)
-        if self._has_cls != self._drop_cls:
-            strategy = config.vision_feature_select_strategy
+        if self.tower.has_cls != self.tower.drops_first:
+            strategy, cls = config.vision_feature_select_strategy, "with" if self.tower.has_cls else "without"
             raise LoadError(
-                f"{name} takes {strategy!r} features of a tower {'with' if self._has_cls else 'without'} a "
-                "CLS token, so its tiles do not fit together."
+                f"{name} takes {strategy!r} features of a tower {cls} a CLS token, so its tiles do not fit "
+                "together."
             )
         processor, vision = self.processor.image_processor, config.vision_config
         self._pinpoints = [tuple(point) for point in config.image_grid_pinpoints]
@@ -117,11 +117,12 @@ class LlavaNext(Llava):
             marks.append(torch.cat([torch.ones(self._side**2, dtype=torch.bool), lines.flatten()]))
         return marks
 
-    def _arrange(self, rows: Tensor, prompt: Prompt) -> Tensor:
+    def rows(self, patches: Tensor, prompt: Prompt) -> Tensor:
         parts, offset = [], 0
         for image in prompt.images:
             parts += [torch.arange(self._side**2) + offset, self._grid(image).flatten() + offset]
             offset += self._patches_of(image)
+        rows = patches.flatten(0, 1)
         return rows[torch.cat(parts).to(rows.device)]
 
     @torch.inference_mode()

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vtprune.backbones.base import Prompt
 from vtprune.backbones.geometry import patch_boxes, view_of
-from vtprune.backbones.tower import TowerBackbone
+from vtprune.backbones.tower import Passed, TowerBackbone
 from vtprune.types import Segment
 
 
@@ -49,7 +50,8 @@ class ResamplerBackbone(TowerBackbone):
             segments.append(Segment(index, start, len(boxes), grid, boxes))
         return tuple(segments)
 
-    def finish(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def finish(self, passed: Passed, prompt: Prompt) -> tuple[Tensor, Tensor]:
+        (hidden,) = passed.taps
         return hidden[:, 1:].flatten(0, 1), hidden[:, :1]
 
 

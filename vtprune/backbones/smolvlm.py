@@ -15,7 +15,7 @@ from torch import Tensor
 from vtprune.backbones.base import LoadError, Prompt
 from vtprune.backbones.geometry import View, patch_boxes
 from vtprune.backbones.parts import chat, llama_decoder, load_parts, tokens_of
-from vtprune.backbones.tower import Tower, TowerBackbone
+from vtprune.backbones.tower import Passed, Tower, TowerBackbone
 from vtprune.clip import find_companion
 from vtprune.types import Segment
 
@@ -85,7 +85,7 @@ class SmolVLM(TowerBackbone):
         model, self.processor = load_parts(architecture, path, name, device, dtype, revision, Processor)
         self.model, self.tokenizer, self.config = model, self.processor.tokenizer, model.config
         self._vision: Any = model.model.vision_model
-        self.tower = Tower(list(self._vision.encoder.layers), has_cls=False)
+        self.tower = Tower(list(self._vision.encoder.layers), has_cls=False, drops_first=False)
         self._side = int(self.processor.image_processor.max_image_size["longest_edge"])
         self._grid = self._side // self.config.vision_config.patch_size // self.config.scale_factor
         self.llm = llama_decoder(model.model.text_model, model.lm_head)
@@ -170,15 +170,15 @@ class SmolVLM(TowerBackbone):
         whole = torch.ones(len(pixels), pixels.shape[2] // patch, pixels.shape[3] // patch, dtype=torch.bool)
         return self._vision.embeddings(pixels, whole.to(self.device))
 
-    def finish(self, hidden: Tensor) -> tuple[Tensor, None]:
+    def finish(self, passed: Passed, prompt: Prompt) -> tuple[Tensor, None]:
         shuffle = self.model.model.connector.pixel_shuffle
-        hidden = self._vision.post_layernorm(hidden)
-        return shuffle(hidden, self.config.scale_factor).flatten(0, 1), None
+        (hidden,) = passed.taps
+        return shuffle(self._vision.post_layernorm(hidden), self.config.scale_factor).flatten(0, 1), None
 
-    def rows(self, signal: Tensor) -> Tensor:
+    def rows(self, patches: Tensor, prompt: Prompt) -> Tensor:
         """[B, P, ...] -> [N, ...]: mean over the square of patches that a token is made of."""
-        batch, rest, factor = len(signal), signal.shape[2:], self.config.scale_factor
-        squares = signal.reshape(batch, self._grid, factor, self._grid, factor, *rest)
+        batch, rest, factor = len(patches), patches.shape[2:], self.config.scale_factor
+        squares = patches.reshape(batch, self._grid, factor, self._grid, factor, *rest)
         return squares.mean((2, 4)).reshape(batch * self._grid**2, *rest)
 
     @torch.inference_mode()

@@ -16,23 +16,41 @@ from vtprune.clip import Companion
 
 
 @dataclass(frozen=True)
+class Passed:
+    """How far patches went through a tower, and what was seen of them on the way.
+
+    taps: [B, n, D] each, what features are made of. signals: by name, [B, P] or [B, P, h] float32, P = n
+    unless the first place is dropped. hidden [B, n, D]: what would go into block `depth`.
+    """
+
+    taps: list[Tensor]
+    signals: dict[str, Tensor]
+    hidden: Tensor
+    depth: int
+
+
+@dataclass(frozen=True)
 class Tower:
     """A vision transformer of which a layer is read only for a signal that was asked for.
 
-    blocks: each with a `layer_norm1` and a `self_attn` holding num_heads and scale. step(block, hidden) ->
-    hidden. query, key: (self_attn, x [B, n, D]) -> [B, n, D], its projections. has_cls: whether place 0 is a
-    CLS token, which is no row of any signal.
+    blocks: each with a `layer_norm1` and a `self_attn` holding num_heads and scale. has_cls: whether place 0
+    is a CLS token. drops_first: whether place 0, whatever it is, is no visual token and no row of any signal.
+    taps: what features are made of, as transformers numbers its hidden states: i is the input of block i, -1
+    the output of the last. step(block, hidden) -> hidden. query, key: (self_attn, x
+    [B, n, D]) -> [B, n, D], its projections.
     """
 
     blocks: Sequence[Any]
     has_cls: bool
+    drops_first: bool
+    taps: tuple[int, ...] = (-1,)
     step: Callable[[Any, Tensor], Tensor] = lambda block, hidden: block(hidden, None)
     query: Callable[[Any, Tensor], Tensor] = lambda attention, x: attention.q_proj(x)
     key: Callable[[Any, Tensor], Tensor] = lambda attention, x: attention.k_proj(x)
 
-    def run(self, hidden: Tensor, needs: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Embedded patches [B, n, D] -> the output [B, n, D] of the last block, and those of `needs` that
-        come from q and k of a layer: [B, P] or [B, P, h] float32, P = n without the CLS token."""
+    def run(self, hidden: Tensor, needs: Collection[str]) -> Passed:
+        """Embedded patches [B, n, D] -> what features are made of, and those of `needs` that come from q and
+        k of a layer. Blocks that nobody asks for are not run."""
         depth = len(self.blocks)
         last = depth - 1
         makers: dict[str, tuple[int, Callable[[Any, Tensor], Tensor]]] = {
@@ -43,17 +61,31 @@ class Tower:
             "middle_attention": (round(depth * 9 / 24), self._received),
             "keys": (last, self._keys),
         }
+        wanted = {need: makers[need] for need in needs if need in makers}
+        taps = [tap % (depth + 1) for tap in self.taps]
+        end = max([*taps, *(layer for layer, _ in wanted.values())])
         signals: dict[str, Tensor] = {}
-        for i, block in enumerate(self.blocks):
-            for need in needs:
-                if need in makers and makers[need][0] == i:
-                    signals[need] = makers[need][1](block.self_attn, block.layer_norm1(hidden))
+        seen = {0: hidden}
+        for i, block in enumerate(self.blocks[: end + 1]):
+            for need, (layer, make) in wanted.items():
+                if layer == i:
+                    signals[need] = make(block.self_attn, block.layer_norm1(hidden))
+            if i < end:
+                hidden = self.step(block, hidden)
+                if i + 1 in taps:
+                    seen[i + 1] = hidden
+        return Passed([seen[tap] for tap in taps], signals, hidden, end)
+
+    def rest(self, passed: Passed) -> Tensor:
+        """[B, n, D]: the output of the last block."""
+        hidden = passed.hidden
+        for block in self.blocks[passed.depth :]:
             hidden = self.step(block, hidden)
-        return hidden, signals
+        return hidden
 
     def patches(self, rows: Tensor) -> Tensor:
-        """[B, n, ...] -> [B, P, ...]: without the CLS token."""
-        return rows[:, 1:] if self.has_cls else rows
+        """[B, n, ...] -> [B, P, ...]: without the first place, if it is dropped."""
+        return rows[:, 1:] if self.drops_first else rows
 
     def _split(self, projection: Callable[[Any, Tensor], Tensor], attention: Any, x: Tensor) -> Tensor:
         """[B, n, D] -> [B, heads, n, h] float32."""
@@ -94,19 +126,19 @@ class TowerBackbone(Backbone):
         """What the vision tower takes -> the input [B, n, Dv] of its first block."""
 
     @abstractmethod
-    def finish(self, hidden: Tensor) -> tuple[Tensor, Any]:
-        """Output [B, n, Dv] of the last block -> features [N, D], and the state of `Encoded`."""
+    def finish(self, passed: Passed, prompt: Prompt) -> tuple[Tensor, Any]:
+        """What came through the tower -> features [N, D], and the state of `Encoded`."""
 
-    def rows(self, signal: Tensor) -> Tensor:
-        """[B, P, ...] -> [N, ...]: a signal of the tower's patches as one of the visual tokens."""
-        return signal.flatten(0, 1)
+    def rows(self, patches: Tensor, prompt: Prompt) -> Tensor:
+        """[B, P, ...] -> [N, ...]: what is known of the tower's patches as of the visual tokens."""
+        return patches.flatten(0, 1)
 
     @torch.inference_mode()
     def encode(self, prompt: Prompt, needs: Collection[str] = ()) -> Encoded:
         needs = frozenset(needs)
-        hidden, read = self.tower.run(self.start(prompt.pixels.to(self.dtype)), needs)
-        features, state = self.finish(hidden)
-        signals = {need: self.rows(signal) for need, signal in read.items()}
+        passed = self.tower.run(self.start(prompt.pixels.to(self.dtype)), needs)
+        features, state = self.finish(passed, prompt)
+        signals = {need: self.rows(signal, prompt) for need, signal in passed.signals.items()}
         if "vision_features" in needs:
             signals["vision_features"] = features.float()
         if "text" in needs:

@@ -28,6 +28,8 @@ CALIBRATION = 64
 """Pictures that E-AdaPrune's threshold is found on."""
 NEW_TOKENS = 32
 BASELINE = "random"
+EARLY = 2
+"""The LLM layer at which FastV and DART drop: random is drawn there, too."""
 
 
 @dataclass
@@ -41,6 +43,10 @@ class Entry:
     asked: dict[int, Asked] = field(default_factory=dict)
     shares: list[float] = field(default_factory=list)
     reason: str = ""
+
+    @property
+    def baseline(self) -> bool:
+        return self.method == BASELINE and not self.params
 
     @property
     def label(self) -> str:
@@ -69,16 +75,18 @@ def bench_methods(
     """Asks `count` held-out questions (captions left out) with all tokens, and with those that each method
     keeps; yields all entries, which go on growing, after every question.
 
-    names: of methods, empty for all; random is always among them. ATP comes twice, with either sign of the
-    CLIP cosine; so does E-AdaPrune, with its raw threshold and with one that meets the budget on average over
-    validation pictures. The answers are those of `Engine.run`, but a question is encoded and answered in full
-    only once. Selections are seeded by the number of the question.
+    names: of methods, empty for all; random is always among them. Some come twice: random also inside the
+    LLM, ATP with either sign of the CLIP cosine, PruMerge and PruMerge+ also without merging, E-AdaPrune with
+    its raw threshold and with one that meets the budget on average over validation pictures. The answers are
+    those of `Engine.run`, but a question is encoded and answered in full only once. Selections are seeded by
+    the number of the question.
     """
     for keep in keeps:
         Budget(keep)  # says what is wrong with it
     if count < 1:
         raise ValueError(f"count={count} must be at least 1.")
-    chosen = sorted({*names, BASELINE}) if names else list(methods.list_methods())
+    every = [name for name in methods.list_methods() if name != "picked"]  # by hand is by lot here
+    chosen = sorted({*names, BASELINE}) if names else every
     entries = [Entry(name, keep) for keep in keeps for name in chosen]
     entries = [variant for entry in entries for variant in _variants(engine, entry)]
     for entry in entries:
@@ -93,6 +101,10 @@ def _variants(engine: Engine, entry: Entry) -> list[Entry]:
     """The entry, or what stands for it in the table."""
     if entry.method == "atp":
         return [Entry("atp", entry.keep, {"clip_sign": sign}) for sign in (1, -1)]
+    if entry.method == BASELINE:
+        return [entry, Entry(BASELINE, entry.keep, {"layer": EARLY})]
+    if entry.method in ("prumerge", "prumerge_plus"):
+        return [entry, Entry(entry.method, entry.keep, {"neighbours": 0})]
     if entry.method == "e_adaprune":
         taus = (DEFAULT_TAU, matched_tau(engine, entry.keep))
         return [Entry("e_adaprune", entry.keep, {"tau": tau}) for tau in taus]
@@ -151,13 +163,14 @@ def summary(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     rows = []
     for entry in entries:
         report = entry.report
-        chance = next((e for e in entries if e.method == BASELINE and e.keep == entry.keep), None)
+        chance = next((e for e in entries if e.baseline and e.keep == entry.keep), None)
         versus = entry.versus(chance) if chance else None
         rows.append(
             {
                 "method": entry.method,
                 "params": entry.params,
                 "label": entry.label,
+                "baseline": entry.baseline,
                 "keep": entry.keep,
                 "asked": len(entry.asked),
                 "full_accuracy": _number(report.full_accuracy),
@@ -199,12 +212,12 @@ def table(machine: dict[str, Any], model: str, rows: Sequence[dict[str, Any]]) -
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    name = f"**{row['label']}**" if row["method"] == BASELINE else row["label"]
+    name = f"**{row['label']}**" if row["baseline"] else row["label"]
     shares = [row[key] for key in ("accuracy", "agreement", "evidence", "tokens")]
     cells = ["–" if share is None else f"{share:.1%}" for share in shares]
     if not row["asked"]:
         return [name, *cells, row["reason"]]
-    return [name, *cells, "" if row["method"] == BASELINE else _points(row)]
+    return [name, *cells, "" if row["baseline"] else _points(row)]
 
 
 def _points(row: dict[str, Any]) -> str:

@@ -29,6 +29,11 @@ class DART(Method):
     with the largest L1 norm of their keys in layer k - 1; each pivot in turn keeps an equal share of the
     rest, those of lowest cosine of hidden states. The budget is a mean over all layers.
 
+    On the bundled model, which has ten layers, a mean of 25 % leaves 16 of 256 tokens after layer 2. That is
+    why it falls below random there, which keeps 64 from the start: at the same layer and number of tokens
+    random is right on 59 % of 208 questions, DART on 64 %. Its maps hold pieces of some objects beside
+    patches of bare background, which are unlike every pivot.
+
     Needs keys and hidden states of visual and question tokens at one LLM layer.
     """
 

@@ -28,6 +28,11 @@ class FastV(Method):
     layer k - 1; the top R stay, with their original positions. R follows from the budget, which is a mean
     over all layers: (k * N + (L - k) * R) / L.
 
+    On the bundled model, which has ten layers, a mean of 25 % leaves 16 of 256 tokens after layer 2. That is
+    why it falls below random there, which keeps 64 from the start: at the same layer and number of tokens
+    random is right on 59 % of 208 questions, FastV on 68 %, and on 27 % with the least attended tokens. Its
+    maps hold pieces of every object, and seldom a whole one.
+
     Needs one row of the LLM's attention.
     """
 

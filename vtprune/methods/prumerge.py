@@ -79,6 +79,10 @@ class PruMerge(Merging):
     each kept token i becomes v_i + sum a_j v_j over its `neighbours` nearest tokens by key. By default the
     top K by a stay; adaptive = true keeps those above Q3 + 1.5 IQR instead, whatever the budget.
 
+    On the bundled model its choice is as good as FasterVLM's; it is the merging that brings it below random,
+    for that model never saw tokens with others added to them: of 208 questions 73 % are right at 25 %, 79 %
+    without merging (neighbours = 0), and 64 against 70 % at 10 %.
+
     Needs that attention, and the encoder's keys.
     """
 

@@ -39,6 +39,11 @@ class SparseVLM(Method):
     budget. recycle: a share of the kept tokens are density-peak clusters (DPC-KNN) of the dropped tokens
     with the highest scores.
 
+    On the bundled model, which has ten layers, a mean of 10 % is spent by the first layer alone, so a single
+    token is left for the others, and it falls far below random; on questions with several pictures that
+    budget is out of reach. At 15 % nine of 256 tokens are left at the end, and 73 % of 208 questions are
+    right.
+
     Needs attention rows and hidden states of the question's tokens at these layers.
     """
 
