@@ -231,7 +231,7 @@ def test_what_cannot_be_used_is_a_sentence(perceiver, plain, method):
     assert whole in perceiver.engine.supports(method)
     assert f"sees pictures through cross-attention only, so {reason}" in plain.engine.supports(method)
     with pytest.raises(ValueError, match=reason):
-        plain.engine.run([picture(1)], QUESTION, method, keep=0.8, **FAST)
+        plain.engine.run([picture(1)], QUESTION, method, keep=0.1, **FAST)
     assert "CLIP companion" in plain.engine.supports("trim")
 
 

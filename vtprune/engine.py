@@ -302,13 +302,13 @@ class Engine:
 
     def _plan(self, request: Request, prompt: Prompt) -> tuple[list[Step], bool]:
         """The steps of the request's method, and whether it is nested. ValueError when they cannot be run."""
+        obstacle = self.supports(request.method, **request.params)  # before what is wrong with the budget
+        if obstacle:
+            raise ValueError(obstacle)
         made = self.method(request.method, **request.params)
         tokens, images = len(prompt.visual), len(request.images)
         budget = Budget(request.keep)
         steps = list(made.plan(budget, Shape(tokens, images, self.backbone.layers)))
-        obstacle = self._obstacle(steps)
-        if obstacle:
-            raise ValueError(obstacle)
         # a budget of everything is the unpruned pipeline itself, whatever the method
         everything = budget.count(tokens, images) == tokens
         return [] if everything else steps, made.facts["nested"]

@@ -16,6 +16,7 @@ from vtprune.assets import assets_dir
 from vtprune.backbones import hub, weights
 from vtprune.backbones.base import Backbone, Encoded, LanguageModel, LoadError, Prompt
 from vtprune.backbones.hub import Tell
+from vtprune.backbones.pretrained import Checkpoint
 
 __all__ = [
     "BUNDLED",
@@ -36,7 +37,7 @@ FAMILIES = {
     "llava_next": "vtprune.backbones.llava_next:LlavaNext",
     "qwen2_5_vl": "vtprune.backbones.qwen2_5_vl:Qwen25VL",
     "smolvlm": "vtprune.backbones.smolvlm:SmolVLM",
-    "idefics3": "vtprune.backbones.smolvlm:SmolVLM",
+    "idefics3": "vtprune.backbones.smolvlm:Idefics3",
     "blip-2": "vtprune.backbones.blip2:Blip2",
     "idefics": "vtprune.backbones.idefics:Idefics",
 }
@@ -96,7 +97,8 @@ def build(
     try:
         how = weights.plan(found.name, found.folder, place, kind, quantize, device == "auto")
         with weights.placed(how), _quiet():
-            backbone: Backbone = family(str(found.folder), found.config, found.name, place, kind, None, clip)
+            checkpoint = Checkpoint(str(found.folder), found.config, found.name, place, kind, clip)
+            backbone: Backbone = family(checkpoint)
         backbone.defaults = calibration.read(found.folder)
         return backbone
     except LoadError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,11 +11,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vtprune.backbones.base import Encoded, Entry, LanguageModel, LoadError, Prompt
-from vtprune.backbones.parts import load_parts, tokens_of
+from vtprune.backbones.base import Encoded, Entry, LanguageModel, Prompt
+from vtprune.backbones.parts import tokens_of
+from vtprune.backbones.pretrained import Checkpoint
 from vtprune.backbones.resampler import ResamplerBackbone, of_each_image
 from vtprune.backbones.tower import Passed, Tower
-from vtprune.clip import find_companion
 
 
 @dataclass(frozen=True)
@@ -48,26 +47,13 @@ class Blip2(ResamplerBackbone):
     """
 
     family = "blip-2"
+    architecture = "Blip2ForConditionalGeneration"
+    languages = ("opt",)
     max_images = 1
 
-    def __init__(
-        self,
-        path: str,
-        config: Any,
-        name: str,
-        device: torch.device,
-        dtype: torch.dtype,
-        revision: str | None = None,
-        clip: str | Path | None = None,
-    ) -> None:
-        language_type = config.text_config.model_type
-        if language_type != "opt":
-            kind = "an encoder-decoder" if config.text_config.is_encoder_decoder else "a"
-            raise LoadError(f"{name} has {kind} {language_type!r} language model; vtprune knows opt only.")
-        self.name, self.device, self.dtype = name, device, dtype
-        architecture = "Blip2ForConditionalGeneration"
-        model, self.processor = load_parts(architecture, path, name, device, dtype, revision)
-        self.model, self.tokenizer, self.config = model, self.processor.tokenizer, model.config
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__(checkpoint)
+        model = self.model
         self.tower = Tower(
             list(model.vision_model.encoder.layers),
             has_cls=True,
@@ -87,7 +73,6 @@ class Blip2(ResamplerBackbone):
             rotate=lambda x, cos, sin: x,
             config=decoder.config,
         )
-        self.companion = find_companion(path, clip, device)
 
     def prepare(self, images: Sequence[Image.Image], question: str) -> Prompt:
         words = _Words(self.tokenizer)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from vtprune.backbones.base import Encoded, Entry, LanguageModel, Prompt
-from vtprune.backbones.parts import load_parts, tokens_of
+from vtprune.backbones.parts import tokens_of
+from vtprune.backbones.pretrained import Checkpoint
 from vtprune.backbones.resampler import ResamplerBackbone, of_each_image
 from vtprune.backbones.tower import Tower
-from vtprune.clip import find_companion
 
 MARK, FAKE, END = "<image>", "<fake_token_around_image>", "<end_of_utterance>"
 
@@ -66,23 +65,13 @@ class Idefics(ResamplerBackbone):
     """
 
     family = "idefics"
+    architecture = "IdeficsForVisionText2Text"
 
-    def __init__(
-        self,
-        path: str,
-        config: Any,
-        name: str,
-        device: torch.device,
-        dtype: torch.dtype,
-        revision: str | None = None,
-        clip: str | Path | None = None,
-    ) -> None:
-        self.name, self.device, self.dtype = name, device, dtype
-        architecture = "IdeficsForVisionText2Text"
-        model, self.processor = load_parts(architecture, path, name, device, dtype, revision)
-        self.model, self.tokenizer, self.config = model, self.processor.tokenizer, model.config
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__(checkpoint)
         # the processor's own flag for this reads a list of tokens that transformers 5 leaves empty
         self._ends = [END] if END in self.tokenizer.get_vocab() else []
+        model = self.model
         self._vision: Any = model.model.vision_model
         self.tower = Tower(list(self._vision.encoder.layers), has_cls=True, drops_first=True)
         self.sees = "sees pictures through cross-attention only"
@@ -99,7 +88,6 @@ class Idefics(ResamplerBackbone):
             rotate=lambda x, cos, sin: x,
             config=self.config,
         )
-        self.companion = find_companion(path, clip, device)
 
     @property
     def eos(self) -> frozenset[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,13 +11,12 @@ from torch import Tensor
 
 from vtprune.backbones.base import Encoded, LoadError, Prompt
 from vtprune.backbones.geometry import patch_boxes, view_of
-from vtprune.backbones.parts import chat, llama_decoder, load_parts, tokens_of
+from vtprune.backbones.parts import chat, llama_decoder, tokens_of
+from vtprune.backbones.pretrained import Checkpoint
 from vtprune.backbones.tower import Passed, Tower, TowerBackbone
-from vtprune.clip import find_companion
 from vtprune.types import Segment
 
 TOWERS = ("clip_vision_model", "siglip_vision_model")
-LANGUAGES = ("llama", "mistral", "qwen2")
 
 
 class Llava(TowerBackbone):
@@ -26,32 +24,11 @@ class Llava(TowerBackbone):
 
     family = "llava"
     architecture = "LlavaForConditionalGeneration"
+    languages = ("llama", "mistral", "qwen2")
 
-    def __init__(
-        self,
-        path: str,
-        config: Any,
-        name: str,
-        device: torch.device,
-        dtype: torch.dtype,
-        revision: str | None = None,
-        clip: str | Path | None = None,
-    ) -> None:
-        tower_type = config.vision_config.model_type
-        if tower_type not in TOWERS:
-            raise LoadError(
-                f"{name} has a {tower_type!r} vision tower; vtprune knows {' and '.join(TOWERS)}."
-            )
-        language_type = config.text_config.model_type
-        if language_type not in LANGUAGES:
-            raise LoadError(
-                f"{name} has a {language_type!r} language model; vtprune knows {', '.join(LANGUAGES)}."
-            )
-        self.name, self.device, self.dtype = name, device, dtype
-        model, self.processor = load_parts(self.architecture, path, name, device, dtype, revision)
-        self.model, self.tokenizer = model, self.processor.tokenizer
-        self.config: Any = model.config
-        tower = model.model.vision_tower
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__(checkpoint)
+        tower = self.model.model.vision_tower
         self._vision: Any = getattr(tower, "vision_model", tower)  # some releases of transformers wrap it
         layers = self.config.vision_feature_layer
         self.tower = Tower(
@@ -60,9 +37,15 @@ class Llava(TowerBackbone):
             drops_first=self.config.vision_feature_select_strategy == "default",
             taps=(layers,) if isinstance(layers, int) else tuple(layers),
         )
-        self.llm = llama_decoder(model.model.language_model, model.lm_head)
-        self.companion = find_companion(path, clip, device)
+        self.llm = llama_decoder(self.model.model.language_model, self.model.lm_head)
         self._shared = self.companion is not None and self.companion.adopt(self._vision)
+
+    def check(self, config: Any) -> None:
+        super().check(config)
+        tower = config.vision_config.model_type
+        if tower not in TOWERS:
+            known = " and ".join(TOWERS)
+            raise LoadError(f"{self.name} has a {tower!r} vision tower; vtprune knows {known}.")
 
     def prepare(self, images: Sequence[Image.Image], question: str) -> Prompt:
         segments, marks = self.segments(images), self._marks(images)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from PIL import Image
@@ -14,6 +13,7 @@ from vtprune.backbones.base import LoadError, Prompt
 from vtprune.backbones.geometry import View, patch_boxes
 from vtprune.backbones.llava import Llava
 from vtprune.backbones.parts import chat
+from vtprune.backbones.pretrained import Checkpoint
 from vtprune.types import Segment
 
 
@@ -32,8 +32,9 @@ class LlavaNext(Llava):
     architecture = "LlavaNextForConditionalGeneration"
     max_images = 16
 
-    def __init__(self, path: str, config: Any, name: str, *rest: Any) -> None:
-        super().__init__(path, config, name, *rest)
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__(checkpoint)
+        config, name = self.config, self.name
         if self.tower.has_cls != self.tower.drops_first:
             strategy, cls = config.vision_feature_select_strategy, "with" if self.tower.has_cls else "without"
             raise LoadError(

@@ -1,4 +1,4 @@
-"""What several families share: loading, the text of a prompt, a decoder of the Llama kind."""
+"""What several families share: the text of a prompt, and a decoder of the Llama kind."""
 
 from __future__ import annotations
 
@@ -8,34 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtprune.backbones.base import LanguageModel, LoadError
-from vtprune.backbones.weights import weights
+from vtprune.backbones.base import LanguageModel
 
 STAND_IN = "QUESTIONSTANDSHERE"
-
-
-def load_parts(
-    architecture: str,
-    path: str,
-    name: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    revision: str | None,
-    loader: Any = None,
-) -> tuple[Any, Any]:
-    """(model, processor) of a folder or hub id; architecture is the model's class in transformers. loader:
-    what has a `from_pretrained` that gives the processor; None is AutoProcessor.
-
-    Raises LoadError without a fast tokenizer, which alone can say where the question's tokens are.
-    """
-    import transformers
-
-    model: Any = weights(getattr(transformers, architecture), path, device, dtype, revision)
-    loader = loader or transformers.AutoProcessor
-    processor = loader.from_pretrained(path, revision=revision, trust_remote_code=False)
-    if not getattr(processor.tokenizer, "is_fast", False):
-        raise LoadError(f"{name} has no tokenizer.json, which vtprune needs to find the question's tokens.")
-    return model, processor
 
 
 def llama_decoder(language: Any, head: Any, axes: int = 1) -> LanguageModel:
@@ -101,15 +76,3 @@ def tokens_of(
     stop = start + len(question)
     asked = [i for i, (a, b) in enumerate(coded["offset_mapping"]) if a < stop and start < b]
     return torch.tensor(coded["input_ids"]), torch.tensor(asked, dtype=torch.int64)
-
-
-def why_missing(need: str, name: str, *, cls: bool, clip: bool) -> str | None:
-    """Why a signal cannot be had from a model with or without a CLS token and a CLIP companion, or None."""
-    if need in ("cls_attention", "shallow_attention", "headless_attention") and not cls:
-        return f"{name} has no CLS token in its vision tower, so there is no CLS attention to read."
-    if need in ("clip_patches", "clip_text") and not clip:
-        return (
-            f"{name} comes without a CLIP companion (a folder clip/ for open_clip), "
-            "so patch-text similarity cannot be had; give one with load(..., clip=...)."
-        )
-    return None

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from vtprune.backbones.base import Backbone, Encoded, Prompt
+from vtprune.backbones.base import Encoded, Prompt
 from vtprune.backbones.geometry import View, patch_boxes
-from vtprune.backbones.parts import chat, llama_decoder, load_parts, rotate, tokens_of, why_missing
-from vtprune.clip import Companion, find_companion
+from vtprune.backbones.parts import chat, llama_decoder, rotate, tokens_of
+from vtprune.backbones.pretrained import Checkpoint, Pretrained
 from vtprune.types import Segment
 
 THINNEST = 200
@@ -23,7 +22,7 @@ AT_ONCE = 2**26
 """Numbers of an attention map that are held in memory together."""
 
 
-class Qwen25VL(Backbone):
+class Qwen25VL(Pretrained):
     """Adapter of transformers' Qwen2_5_VLForConditionalGeneration.
 
     features at "vision" are the merged tokens: the tower's last layer is a merger that puts 2 x 2 patches
@@ -40,21 +39,9 @@ class Qwen25VL(Backbone):
     architecture = "Qwen2_5_VLForConditionalGeneration"
     max_images = 16
 
-    def __init__(
-        self,
-        path: str,
-        config: Any,
-        name: str,
-        device: torch.device,
-        dtype: torch.dtype,
-        revision: str | None = None,
-        clip: str | Path | None = None,
-    ) -> None:
-        self.name, self.device, self.dtype = name, device, dtype
-        model, self.processor = load_parts(self.architecture, path, name, device, dtype, revision)
-        self.model, self.tokenizer = model, self.processor.tokenizer
-        self.config: Any = model.config
-        self._tower: Any = model.model.visual
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__(checkpoint)
+        self._tower: Any = self.model.model.visual
         vision = self.config.vision_config
         full, middle = sorted(vision.fullatt_block_indexes), vision.depth * 9 / 24
         # the block whose q and k a signal is made of
@@ -63,8 +50,7 @@ class Qwen25VL(Backbone):
             "middle_attention": min(full, key=lambda i: abs(i - middle)),
             "keys": vision.depth - 1,
         }
-        self.llm = llama_decoder(model.model.language_model, model.lm_head, axes=3)
-        self.companion: Companion | None = find_companion(path, clip, device)
+        self.llm = llama_decoder(self.model.model.language_model, self.model.lm_head, axes=3)
 
     def prepare(self, images: Sequence[Image.Image], question: str) -> Prompt:
         video = self.processor.video_token
@@ -200,21 +186,6 @@ class Qwen25VL(Backbone):
 
     def project(self, features: Tensor) -> Tensor:
         return features
-
-    @torch.inference_mode()
-    def embed(self, ids: Tensor) -> Tensor:
-        return self.model.get_input_embeddings()(ids)
-
-    @torch.inference_mode()
-    def clip(self, prompt: Prompt, encoded: Encoded) -> tuple[Tensor, Tensor, int]:
-        companion = self.companion
-        if companion is None:
-            raise ValueError(self.missing("clip_patches"))
-        patches = companion.map_images(prompt.images, prompt.segments)
-        return patches, companion.text(prompt.question), companion.sign
-
-    def missing(self, need: str) -> str | None:
-        return why_missing(need, self.name, cls=False, clip=self.companion is not None)
 
 
 def _positions(length: int, visual: Tensor, segments: Sequence[Segment]) -> Tensor:

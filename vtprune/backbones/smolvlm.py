@@ -5,25 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from vtprune.backbones.base import LoadError, Prompt
+from vtprune.backbones.base import Prompt
 from vtprune.backbones.geometry import View, patch_boxes
-from vtprune.backbones.parts import chat, llama_decoder, load_parts, tokens_of
+from vtprune.backbones.parts import chat, llama_decoder, tokens_of
+from vtprune.backbones.pretrained import Checkpoint
 from vtprune.backbones.tower import Passed, Tower, TowerBackbone
-from vtprune.clip import find_companion
 from vtprune.types import Segment
 
-LANGUAGES = ("llama", "mistral", "qwen2")
-ARCHITECTURES = {
-    "smolvlm": "SmolVLMForConditionalGeneration",
-    "idefics3": "Idefics3ForConditionalGeneration",
-}
 LARGEST = 4096
 """No side of a picture is made longer than this by the image processor."""
 
@@ -56,40 +50,25 @@ class Processor:
 
 
 class SmolVLM(TowerBackbone):
-    """Adapter of transformers' SmolVLMForConditionalGeneration and Idefics3ForConditionalGeneration.
+    """Adapter of transformers' SmolVLMForConditionalGeneration.
 
     A visual token is what pixel shuffle makes of a square of patches, and its signals are the mean of
     theirs. The marks of the tiles' rows and columns are text.
     """
 
     family = "smolvlm"
+    architecture = "SmolVLMForConditionalGeneration"
+    processors = Processor
+    languages = ("llama", "mistral", "qwen2")
     kinds = ("vision", "projected", "llm")
 
-    def __init__(
-        self,
-        path: str,
-        config: Any,
-        name: str,
-        device: torch.device,
-        dtype: torch.dtype,
-        revision: str | None = None,
-        clip: str | Path | None = None,
-    ) -> None:
-        language_type = config.text_config.model_type
-        if language_type not in LANGUAGES:
-            raise LoadError(
-                f"{name} has a {language_type!r} language model; vtprune knows {', '.join(LANGUAGES)}."
-            )
-        self.name, self.device, self.dtype = name, device, dtype
-        architecture = ARCHITECTURES[config.model_type]
-        model, self.processor = load_parts(architecture, path, name, device, dtype, revision, Processor)
-        self.model, self.tokenizer, self.config = model, self.processor.tokenizer, model.config
-        self._vision: Any = model.model.vision_model
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__(checkpoint)
+        self._vision: Any = self.model.model.vision_model
         self.tower = Tower(list(self._vision.encoder.layers), has_cls=False, drops_first=False)
         self._side = int(self.processor.image_processor.max_image_size["longest_edge"])
         self._grid = self._side // self.config.vision_config.patch_size // self.config.scale_factor
-        self.llm = llama_decoder(model.model.text_model, model.lm_head)
-        self.companion = find_companion(path, clip, device)
+        self.llm = llama_decoder(self.model.model.text_model, self.model.lm_head)
 
     def prepare(self, images: Sequence[Image.Image], question: str) -> Prompt:
         blocks = [self._block(*self._tiles(image)[:2]) for image in images]
@@ -184,6 +163,12 @@ class SmolVLM(TowerBackbone):
     @torch.inference_mode()
     def project(self, features: Tensor) -> Tensor:
         return self.model.model.connector.modality_projection(features)
+
+
+class Idefics3(SmolVLM):
+    """Adapter of transformers' Idefics3ForConditionalGeneration, of which SmolVLM is an heir."""
+
+    architecture = "Idefics3ForConditionalGeneration"
 
 
 def resized(size: dict[str, int | None], width: int, height: int) -> tuple[int, int]:

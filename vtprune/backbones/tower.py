@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtprune.backbones.base import Backbone, Encoded, Prompt
-from vtprune.backbones.parts import why_missing
-from vtprune.clip import Companion
+from vtprune.backbones.base import Encoded, Prompt
+from vtprune.backbones.pretrained import Pretrained
 
 
 @dataclass(frozen=True)
@@ -115,11 +114,14 @@ class Tower:
         return self.patches(self._split(self.key, attention, x).mean(1))
 
 
-class TowerBackbone(Backbone):
-    """A family whose signals are read from a Tower, with its CLIP, if there is one, as a model of its own."""
+class TowerBackbone(Pretrained):
+    """A family whose signals are read from a Tower."""
 
     tower: Tower
-    companion: Companion | None
+
+    @property
+    def has_cls(self) -> bool:
+        return self.tower.has_cls
 
     @abstractmethod
     def start(self, pixels: Tensor) -> Tensor:
@@ -144,18 +146,3 @@ class TowerBackbone(Backbone):
         if "text" in needs:
             signals["text"] = self.words(prompt.question)
         return Encoded(features, signals, state)
-
-    @torch.inference_mode()
-    def embed(self, ids: Tensor) -> Tensor:
-        return self.model.get_input_embeddings()(ids)
-
-    @torch.inference_mode()
-    def clip(self, prompt: Prompt, encoded: Encoded) -> tuple[Tensor, Tensor, int]:
-        companion = self.companion
-        if companion is None:
-            raise ValueError(self.missing("clip_patches"))
-        patches = companion.map_images(prompt.images, prompt.segments)
-        return patches, companion.text(prompt.question), companion.sign
-
-    def missing(self, need: str) -> str | None:
-        return why_missing(need, self.name, cls=self.tower.has_cls, clip=self.companion is not None)

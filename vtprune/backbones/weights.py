@@ -115,7 +115,6 @@ def weights(
     path: str,
     device: torch.device,
     dtype: torch.dtype,
-    revision: str | None = None,
     **more: Any,
 ) -> Any:
     """A model of transformers' class `cls` with its weights, in evaluation mode and frozen, on its device(s).
@@ -124,7 +123,6 @@ def weights(
     """
     how = _placing.get() or Placing()
     options: dict[str, Any] = {
-        "revision": revision or "main",
         "dtype": dtype,
         "attn_implementation": "sdpa",
         "use_safetensors": True,

@@ -1,0 +1,98 @@
+"""What every family does alike: loading a checkpoint, and CLIP as a model of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtprune.backbones.base import Backbone, Encoded, LoadError, Prompt
+from vtprune.backbones.weights import weights
+from vtprune.clip import find_companion
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model that was found, and where it is to go.
+
+    folder: on this machine. config: of transformers. name: what a person is told. clip: its CLIP companion,
+    None for the one in the folder, if any.
+    """
+
+    folder: str
+    config: Any
+    name: str
+    device: torch.device
+    dtype: torch.dtype
+    clip: str | Path | None = None
+
+
+class Pretrained(Backbone):
+    """A family whose checkpoints transformers loads.
+
+    architecture: the model's class there. processors: what has a `from_pretrained` that gives the processor;
+    None is AutoProcessor. languages: model types of the language models that are known; none, no check.
+    """
+
+    architecture: str
+    processors: Any = None
+    languages: tuple[str, ...] = ()
+
+    @property
+    def has_cls(self) -> bool:
+        """Whether the vision tower has a CLS token."""
+        return False
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        """Loads the weights. LoadError with a sentence on what the adapter does not know."""
+        import transformers
+
+        self.name, self.device, self.dtype = checkpoint.name, checkpoint.device, checkpoint.dtype
+        self.check(checkpoint.config)
+        model_class = getattr(transformers, self.architecture)
+        self.model = weights(model_class, checkpoint.folder, self.device, self.dtype)
+        processors = self.processors or transformers.AutoProcessor
+        self.processor: Any = processors.from_pretrained(checkpoint.folder, trust_remote_code=False)
+        self.tokenizer, self.config = self.processor.tokenizer, self.model.config
+        if not getattr(self.tokenizer, "is_fast", False):
+            raise LoadError(
+                f"{self.name} has no tokenizer.json, which vtprune needs to find the question's tokens."
+            )
+        self.companion = find_companion(checkpoint.folder, checkpoint.clip, self.device)
+
+    def check(self, config: Any) -> None:
+        """Raises LoadError when the model is made of parts that the adapter does not know."""
+        if not self.languages:
+            return
+        language = config.text_config
+        if language.model_type not in self.languages:
+            kind = "an encoder-decoder" if getattr(language, "is_encoder_decoder", False) else "a"
+            known = ", ".join(self.languages)
+            raise LoadError(
+                f"{self.name} has {kind} {language.model_type!r} language model; vtprune knows {known}."
+            )
+
+    @torch.inference_mode()
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.model.get_input_embeddings()(ids)
+
+    @torch.inference_mode()
+    def clip(self, prompt: Prompt, encoded: Encoded) -> tuple[Tensor, Tensor, int]:
+        companion = self.companion
+        if companion is None:
+            raise ValueError(self.missing("clip_patches"))
+        patches = companion.map_images(prompt.images, prompt.segments)
+        return patches, companion.text(prompt.question), companion.sign
+
+    def missing(self, need: str) -> str | None:
+        if need in ("cls_attention", "shallow_attention", "headless_attention") and not self.has_cls:
+            return f"{self.name} has no CLS token in its vision tower, so there is no CLS attention to read."
+        if need in ("clip_patches", "clip_text") and self.companion is None:
+            return (
+                f"{self.name} comes without a CLIP companion (a folder clip/ for open_clip), "
+                "so patch-text similarity cannot be had; give one with load(..., clip=...)."
+            )
+        return None
