@@ -70,52 +70,23 @@ def build_model(
     """
     from transformers import (
         CLIPImageProcessor,
-        CLIPVisionConfig,
-        LlamaConfig,
         LlavaConfig,
         LlavaForConditionalGeneration,
         LlavaProcessor,
-        MistralConfig,
-        Qwen2Config,
-        SiglipVisionConfig,
     )
     from transformers.models.llava.image_processing_llava import LlavaImageProcessor
 
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
-    vision = {"clip": CLIPVisionConfig, "siglip": SiglipVisionConfig}[tower](
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        image_size=image,
-        patch_size=patch,
-    )
-    text = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}[language](
-        vocab_size=len(tokenizer),
-        hidden_size=48,
-        intermediate_size=96,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.2,
-    )
     config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
+        vision_config=vision_config(tower, image, patch),
+        text_config=text_config(language, layers, len(tokenizer)),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         vision_feature_layer=feature_layer,
         vision_feature_select_strategy=strategy,
     )
     model = LlavaForConditionalGeneration(config).eval()
-    with torch.no_grad():
-        # the default scale leaves a random tower almost blind: every token would look the same
-        for name, parameter in model.model.vision_tower.named_parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(std=mixing if "out_proj" in name else 0.25)
-        for parameter in model.model.multi_modal_projector.parameters():
-            parameter.normal_(std=0.2)
+    wake(model, mixing)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     options = {"size": size or {"shortest_edge": image}, "crop_size": {"height": image, "width": image}}
@@ -133,6 +104,47 @@ def build_model(
     if clip:
         build_companion(folder / "clip", tokenizer, model.model.vision_tower if clip == "same" else None)
     return model
+
+
+def vision_config(tower: str, image: int, patch: int):
+    """Of a tiny "clip" or "siglip" tower."""
+    import transformers as hf
+
+    return {"clip": hf.CLIPVisionConfig, "siglip": hf.SiglipVisionConfig}[tower](
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=image,
+        patch_size=patch,
+    )
+
+
+def text_config(language: str, layers: int, vocabulary: int):
+    """Of a tiny "llama", "mistral" or "qwen2"."""
+    import transformers as hf
+
+    return {"llama": hf.LlamaConfig, "mistral": hf.MistralConfig, "qwen2": hf.Qwen2Config}[language](
+        vocab_size=vocabulary,
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        initializer_range=0.2,
+    )
+
+
+def wake(model, mixing: float) -> None:
+    """Larger weights for a random LLaVA's tower and projector: the default scale leaves it almost blind, and
+    every token would look the same. mixing: scale of what the tower's patches tell each other."""
+    with torch.no_grad():
+        for name, parameter in model.model.vision_tower.named_parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=mixing if "out_proj" in name else 0.25)
+        for parameter in model.model.multi_modal_projector.parameters():
+            parameter.normal_(std=0.2)
 
 
 def build_companion(folder: Path, tokenizer, tower=None) -> None:

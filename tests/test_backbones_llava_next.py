@@ -6,7 +6,15 @@ import backbone_checks as checks
 import pytest
 import torch
 from backbone_checks import QUESTION, Rig
-from conftest import TEMPLATE, build_companion, build_tokenizer, picture
+from conftest import (
+    TEMPLATE,
+    build_companion,
+    build_tokenizer,
+    picture,
+    text_config,
+    vision_config,
+    wake,
+)
 
 import vtprune
 from vtprune.backbones.geometry import overlap
@@ -22,52 +30,24 @@ def build_next(folder, *, mixing=0.25, language="llama", tower="clip", template=
     clip: None, "same" tower or an "other" one. more: of its config.
     """
     from transformers import (
-        CLIPVisionConfig,
-        LlamaConfig,
         LlavaNextConfig,
         LlavaNextForConditionalGeneration,
         LlavaNextImageProcessor,
         LlavaNextProcessor,
-        MistralConfig,
-        Qwen2Config,
-        SiglipVisionConfig,
     )
 
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
-    vision = {"clip": CLIPVisionConfig, "siglip": SiglipVisionConfig}[tower](
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        image_size=TILE,
-        patch_size=PATCH,
-    )
-    text = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}[language](
-        vocab_size=len(tokenizer),
-        hidden_size=48,
-        intermediate_size=96,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        initializer_range=0.2,
-    )
     strategy = "default" if tower == "clip" else "full"
     config = LlavaNextConfig(
-        vision_config=vision,
-        text_config=text,
+        vision_config=vision_config(tower, TILE, PATCH),
+        text_config=text_config(language, 3, len(tokenizer)),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_grid_pinpoints=PINPOINTS,
         **{"vision_feature_select_strategy": strategy, **more},
     )
     model = LlavaNextForConditionalGeneration(config).eval()
-    with torch.no_grad():
-        for name, parameter in model.model.vision_tower.named_parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(std=mixing if "out_proj" in name else 0.25)
-        for parameter in model.model.multi_modal_projector.parameters():
-            parameter.normal_(std=0.2)
+    wake(model, mixing)
     checks.silence(model, tokenizer.eos_token_id)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
