@@ -120,8 +120,8 @@ def vision_config(tower: str, image: int, patch: int):
     )
 
 
-def text_config(language: str, layers: int, vocabulary: int):
-    """Of a tiny "llama", "mistral" or "qwen2"."""
+def text_config(language: str, layers: int, vocabulary: int, length: int = 512):
+    """Of a tiny "llama", "mistral" or "qwen2". length: the longest sequence."""
     import transformers as hf
 
     return {"llama": hf.LlamaConfig, "mistral": hf.MistralConfig, "qwen2": hf.Qwen2Config}[language](
@@ -131,7 +131,7 @@ def text_config(language: str, layers: int, vocabulary: int):
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=2048,
+        max_position_embeddings=length,
         initializer_range=0.2,
     )
 

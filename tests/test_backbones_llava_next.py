@@ -41,7 +41,7 @@ def build_next(folder, *, mixing=0.25, language="llama", tower="clip", template=
     strategy = "default" if tower == "clip" else "full"
     config = LlavaNextConfig(
         vision_config=vision_config(tower, TILE, PATCH),
-        text_config=text_config(language, 3, len(tokenizer)),
+        text_config=text_config(language, 3, len(tokenizer), 2048),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_grid_pinpoints=PINPOINTS,
         **{"vision_feature_select_strategy": strategy, **more},
