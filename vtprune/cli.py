@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vtprune import cli_study
+from vtprune import cli_shapes, cli_study
 
 VIEWS = ("kept", "scores", "order", "picture")
 """Of the map; named here too, as drawing takes seconds to load."""
@@ -183,6 +183,8 @@ def _add_benches(benches: Any) -> None:
     methods.add_argument("--split", choices=("validation", "heldout"), default="heldout")
     _add_model(methods)
     methods.set_defaults(command=_bench_methods)
+
+    cli_shapes.add(benches, keep, _write)
 
 
 def _add_method(parser: argparse.ArgumentParser) -> None:

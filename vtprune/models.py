@@ -29,8 +29,8 @@ HEAD = (
 FOOT = (
     f"The last {len(KIND_WORDS)} columns: {', '.join(words for _, words in KIND_WORDS.values())}. "
     "Methods that compare patches with the question also need a CLIP companion; the bundled model has one, "
-    "for others see --clip. Sizes, tokens and licences of models that are not bundled are a guide and were "
-    "not checked against their files: the model's own page decides."
+    "for others see --clip. Parameters of models that are not bundled, IDEFICS apart, were counted from "
+    "their dimensions; tokens and licences are a guide and were not checked: the model's own page decides."
 )
 
 

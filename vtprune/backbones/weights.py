@@ -24,10 +24,12 @@ WHOLE = [f".*{word}.*" for word in memory.WHOLE_PARTS] + ["lm_head"]
 
 @dataclass(frozen=True)
 class Placing:
-    """quantize: None, "8bit" or "4bit". spread: over all GPUs, as one of them is too small."""
+    """quantize: None, "8bit" or "4bit". spread: over all GPUs, as one of them is too small. seed: None, or of
+    weights that are drawn at random, of a folder that has a config but no weights."""
 
     quantize: str | None = None
     spread: bool = False
+    seed: int | None = None
 
 
 _placing: ContextVar[Placing | None] = ContextVar("placing", default=None)
@@ -122,6 +124,8 @@ def weights(
     Safetensors only, no code of the model's own. more: goes to from_pretrained.
     """
     how = _placing.get() or Placing()
+    if how.seed is not None:
+        return drawn(cls, path, device, dtype, how.seed)
     options: dict[str, Any] = {
         "dtype": dtype,
         "attn_implementation": "sdpa",
@@ -143,6 +147,18 @@ def weights(
         bridge(model, torch.device("cuda", device.index or 0))
     elif "device_map" not in options:
         model = model.to(device)
+    return model.eval().requires_grad_(False)
+
+
+def drawn(cls: Any, path: str, device: torch.device, dtype: torch.dtype, seed: int) -> Any:
+    """A model of a folder's config with random weights, as it would be before training; for measuring time.
+
+    They are made on the device in their dtype, so nothing else holds them. The caller's random state stays.
+    """
+    config = cls.config_class.from_pretrained(path)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
+        torch.manual_seed(seed)
+        model = cls._from_config(config, dtype=dtype, attn_implementation="sdpa")
     return model.eval().requires_grad_(False)
 
 
