@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import picture
 from PIL import Image, ImageDraw
 
 import vtprune
@@ -90,6 +91,17 @@ def check_everything_is_the_model_itself(rig: Rig, images: Sequence[Image.Image]
     logits, _, positions = rig.whole(images)
     prompt = check_the_full_side(rig, images, logits, tokens)
     assert torch.equal(prompt.positions, positions) and prompt.next_position == int(positions.max()) + 1
+
+
+def check_sixteen_pictures(rig: Rig, method: str = "uniform") -> None:
+    """With everything kept the logits are transformers' own, and each picture gets its share of a budget."""
+    images = [picture(i, 40, 40) for i in range(16)]
+    with torch.inference_mode():
+        logits = rig.model(**rig.inputs(images, QUESTION)).logits[0, -1].float()
+    assert (full_logits(rig, rig.backbone.prepare(images, QUESTION)) - logits).abs().max() <= 1e-5
+    run = rig.engine.run(images, QUESTION, method, keep=0.2, max_new_tokens=2, repeats=0)
+    (stage,) = run.stages
+    assert len(stage.per_image) == 16 and min(stage.per_image) >= 1 and sum(stage.per_image) == stage.after
 
 
 def check_the_full_side(

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import picture
@@ -20,6 +21,8 @@ from gradio_client.exceptions import AppError
 
 import ui
 import vtprune
+from ui.api import Calls
+from ui.handlers import Handlers
 from vtprune.types import Run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,6 +102,13 @@ def test_methods_and_models_are_listed(client):
     assert all(entry["title"] and entry["summary"] for entry in methods.values())
     models = client.predict(api_name="/models")
     assert models[0]["id"] is None and all(model["name"] and model["licence"] for model in models)
+
+
+def test_methods_are_listed_while_another_model_takes_the_place_of_this_one(engine):
+    handlers = Handlers(engine, [], bundled=False)
+    handlers.models.engine = SimpleNamespace(name="gone", supports=None)  # what a closed one can tell
+    listed = {entry["name"]: entry["obstacle"] for entry in Calls(handlers).methods()}
+    assert listed == handlers.models.reasons
 
 
 @pytest.mark.parametrize(

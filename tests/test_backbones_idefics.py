@@ -13,6 +13,7 @@ from backbone_checks import (
     check_half_precision_selects_alike,
     check_order_does_not_matter,
     check_pruned_before_a_resampler,
+    check_sixteen_pictures,
     check_the_full_side,
     silence,
 )
@@ -136,6 +137,10 @@ def by_hand(rig, pictures):
         return model(input_ids=ids, image_attention_mask=mask, use_cache=False, **seen).logits[0]
 
     return logits
+
+
+def test_sixteen_pictures(rig):
+    check_sixteen_pictures(rig)
 
 
 @pytest.mark.parametrize("sizes", [SIZES[:1], SIZES[1:], SIZES[2:3]])

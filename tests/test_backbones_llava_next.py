@@ -247,10 +247,7 @@ def test_the_tower_itself_as_companion(tmp_path):
 
 
 def test_sixteen_pictures(rig):
-    run = rig.engine.run(
-        [picture(i, 40, 40) for i in range(16)], QUESTION, "uniform", keep=0.2, max_new_tokens=2, repeats=0
-    )
-    assert len(run.stages[0].per_image) == 16 and min(run.stages[0].per_image) >= 1
+    checks.check_sixteen_pictures(rig)
 
 
 @pytest.mark.parametrize(

@@ -310,9 +310,7 @@ def test_a_companion_maps_to_the_tokens(tmp_path):
 
 
 def test_sixteen_pictures(rig):
-    images = [picture(i, 40, 40) for i in range(16)]
-    run = rig.engine.run(images, QUESTION, "uniform", keep=0.2, max_new_tokens=2, repeats=0)
-    assert len(run.stages[0].per_image) == 16 and min(run.stages[0].per_image) >= 1
+    checks.check_sixteen_pictures(rig)
 
 
 def test_prompt_without_a_chat_template_is_the_familys(rig, tmp_path):

@@ -17,6 +17,7 @@ from backbone_checks import (
     check_order_does_not_matter,
     check_pruned_before_the_layers,
     check_pruned_inside,
+    check_sixteen_pictures,
     silence,
 )
 from conftest import build_companion, build_tokenizer, picture
@@ -60,7 +61,7 @@ def build(folder, kind="smolvlm", *, seed=1, splitting=True, template=TEMPLATE, 
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=2048,
+        max_position_embeddings=8192,
         initializer_range=0.2,
     )
     image_token = tokenizer.convert_tokens_to_ids("<image>")
@@ -256,6 +257,10 @@ def test_other_language_models_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(vtprune.LoadError, match="'gemma' language model"):
         vtprune.load(tmp_path)
+
+
+def test_sixteen_pictures(rig):
+    check_sixteen_pictures(rig)
 
 
 def test_order_does_not_matter(smolvlm):

@@ -32,6 +32,11 @@ def test_the_table_travels_with_the_model(tiny_folder, tmp_path):
     engine = vtprune.load(folder, device="cpu")
     assert engine.method("e_adaprune").table == table
     assert engine.method("e_adaprune", tau=0.7).policy(0.3).tau == 0.7
+    assert engine.backbone.max_images == 16 and vtprune.load(device="cpu").backbone.max_images == 4
+    (folder / calibration.FILE).write_text(json.dumps({"max_images": 2}))
+    calibration.write(folder, table)
+    engine = vtprune.load(folder, device="cpu")
+    assert engine.backbone.max_images == 2 and engine.method("e_adaprune").table == table
     (folder / calibration.FILE).write_text(json.dumps({"e_adaprune": {"table": [[1]]}}))
     with pytest.raises(LoadError, match="not a table"):
         vtprune.load(folder, device="cpu")
@@ -41,6 +46,6 @@ def test_the_command_writes_it(tiny_folder, tmp_path, capsys):
     picture = tmp_path / "a.png"
     next(calibration.drawn(1)).save(picture)
     assert main(["calibrate", str(picture), "--model", str(tiny_folder), "-o", str(tmp_path)]) == 0
-    written = calibration.read(tmp_path)["e_adaprune"]["table"]
+    written = json.loads((tmp_path / calibration.FILE).read_text())["e_adaprune"]["table"]
     assert [keep for keep, _ in written] == list(calibration.KEEPS)
     assert f"{written[0][1]:.10f}" in capsys.readouterr().out

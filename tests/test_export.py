@@ -70,6 +70,22 @@ def test_without_a_stage_nothing_is_changed_but_the_border(one_hot):
     assert all((inner(drawn, token) == np.array([0xC9, 0x50, 0x2B])).all() for token in range(24))
 
 
+def test_what_a_later_selection_drops_is_blended_into_nothing(one_hot):
+    first = dataclasses.replace(
+        one_hot.stages[0],
+        keep=[2, 5],
+        merge_rows=[0, 0, 1, 1],
+        merge_cols=[2, 3, 5, 6],
+        merge_weights=[0.5] * 4,
+    )
+    second = dataclasses.replace(
+        first, name="llm:3", keep=[2], merge_rows=[], merge_cols=[], merge_weights=[]
+    )
+    run = dataclasses.replace(one_hot, stages=[first, second])
+    assert np.flatnonzero(export.patches(run, 0, first).merged).tolist() == [3, 6]
+    assert np.flatnonzero(export.patches(run, 0, second).merged).tolist() == [3]
+
+
 def test_merged_patches_are_lighter_than_dropped_ones(one_hot):
     stage = dataclasses.replace(
         one_hot.stages[0], merge_rows=[0, 0], merge_cols=[BRIGHT, 0], merge_weights=[0.5, 0.5]

@@ -36,6 +36,7 @@ def test_the_wheel_works_in_an_empty_folder(tmp_path):
         "model/model.safetensors",
         "model/clip/open_clip_model.safetensors",
         "examples/index.json",
+        "examples/methods.json",
     ):
         assert f"vtprune/assets/{wanted}" in names
     assert any(name.startswith("vtprune/assets/web/") for name in names)

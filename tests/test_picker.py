@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
-from conftest import build_model, picture
+from conftest import build_companion, build_model, build_tokenizer, picture
 
 import ui
 import vtprune
@@ -37,7 +37,8 @@ def folders(tmp_path_factory):
 def picker(folders):
     models = Models(vtprune.load(folders["first"], device="cpu"), bundled=False, device="cpu")
     handlers = Handlers(models, [], bundled=False)
-    names = [*handlers.opening(), "header", "models", "model", "loading", "refusals", "run", "stop"]
+    names = [*handlers.opening(), "header", "models", "model", "loading", "made", "refusals"]
+    names += ["run", "stop"]
     handlers.parts.known = {name: name for name in names}
     return Picker(handlers)
 
@@ -48,8 +49,8 @@ def upload(tmp_path):
     return str(tmp_path / "one.png")
 
 
-def load(picker, name, files=()):
-    return list(picker.type(name, "fastervlm", [(file, None) for file in files], 40))
+def load(picker, name, files=(), clip=""):
+    return list(picker.type(name, clip, "fastervlm", [(file, None) for file in files], 40))
 
 
 def answer(picker, upload):
@@ -87,6 +88,19 @@ def test_what_cannot_be_found_leaves_the_model_alone(picker, name, words):
     last = load(picker, name)[-1]
     assert words in last["loading"] and "vt-error" in last["loading"]
     assert picker.models.engine is engine and engine.backbone.name
+
+
+def test_a_companion_comes_with_the_model_and_stays_until_the_next(picker, folders, tmp_path):
+    build_companion(tmp_path / "clip", build_tokenizer())
+    assert "CLIP companion" in picker.models.reasons["trim"]
+    last = load(picker, folders["first"], clip=f" {tmp_path / 'clip'} ")[-1]
+    assert "is in use" in last["loading"] and picker.models.reasons["trim"] is None
+    assert "in use already" in load(picker, folders["first"])[-1]["loading"]
+    broken = load(picker, folders["second"], clip=str(tmp_path))[-1]
+    assert "vt-error" in broken["loading"] and "open_clip_config.json" in broken["loading"]
+    assert picker.models.name == folders["first"] and picker.models.reasons["trim"] is None
+    load(picker, folders["second"])
+    assert "CLIP companion" in picker.models.reasons["trim"]
 
 
 def test_the_model_in_use_is_not_loaded_again(picker, folders):

@@ -121,6 +121,42 @@ def test_a_link_to_own_pictures_has_none_and_says_so(page):
     assert "own pictures, which are not part of it" in values["status"]
 
 
+def test_a_link_that_names_another_model_says_so_and_only_fills_in_its_id(page):
+    values = opened(page, example="word", model="somebody/some-model")
+    assert "made with <b>somebody/some-model</b>" in values["made"] and page.models.name in values["made"]
+    assert "<button" in values["made"] and values["model"] == "somebody/some-model"
+    assert "made" not in opened(page, example="word")
+    page.models._fixed = True  # open to other machines
+    values = opened(page, example="word", model="somebody/some-model")
+    assert "its model stays" in values["made"] and "<button" not in values["made"] and "model" not in values
+    page.models.id = "somebody/some-model"
+    assert "made" not in opened(page, example="word", model="somebody/some-model")
+
+
+@pytest.mark.parametrize(
+    "model", ["", "/etc/passwd", "../up", "~/model", "a/b/c", "a b", "<b>x</b>", "x" * 300]
+)
+def test_a_link_names_a_model_of_the_hub_or_none(page, model):
+    values = opened(page, example="word", model=model)
+    assert "is no id of a model" in values["status"] and "made" not in values and "model" not in values
+
+
+def test_no_path_of_this_machine_gets_into_a_link(tmp_path, monkeypatch):
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert links.public("llava-hf/llava-1.5-7b-hf") == "llava-hf/llava-1.5-7b-hf"
+    for path in (None, str(tmp_path / "models"), "models/mine", "models", "./models", "~/models", "/gone/it"):
+        assert links.public(path) is None
+
+
+def test_a_set_picked_by_hand_is_offered_nowhere_but_its_link_opens(page):
+    assert "picked" not in [name for _, name in page.models.choices()]
+    opened_method = opened(page, example="word", method="picked", keep="30")["method"]
+    assert opened_method["value"] == "picked"
+    assert "picked" in [name for _, name in opened_method["choices"]]
+    assert "picked" in [name for _, name in page.models.told("picked")["method"]["choices"]]
+
+
 # ---- files ----
 
 

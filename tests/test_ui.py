@@ -22,7 +22,7 @@ from ui import charts, panels, patchmap, screen, uploads
 from ui.handlers import IDLE, Handlers
 from ui.running import Request, follow
 from vtprune import examples, list_methods, methods, summary
-from vtprune.types import Done, Encoded, Selected, Spread, Timing, Token
+from vtprune.types import Done, Encoded, Selected, Spread, Stage, Timing, Token
 
 ROOT = Path(__file__).resolve().parents[1]
 VISITOR = SimpleNamespace(session_hash="somebody")
@@ -151,8 +151,12 @@ def test_map_values_are_fractions_of_the_upload_and_complete(run):
 
 def test_map_values_tell_who_was_blended_into_whom(engine):
     run = engine.run([picture(1)], "what", "downsample", 0.2, 3, repeats=0)
-    into = patchmap.value([{}], run.images, run.segments, run.stages)["stages"][0]["into"]
-    assert set(into) == set(run.stages[0].keep)
+    (stage,) = patchmap.value([{}], run.images, run.segments, run.stages)["stages"]
+    targets, sources = stage["merges"][::2], stage["merges"][1::2]
+    assert set(targets) <= set(run.stages[0].keep)
+    assert sorted({*sources, *stage["keep"]}) == list(range(run.tokens))
+    extra = Stage("vision", None, 9, 3, [2, 5], None, [], [], [0, 0, 1, 2], [2, 3, 5, 4], [0.4, 0.6, 1, 1], 1)
+    assert patchmap.merges(extra) == [-1, 4, 2, 3]  # into a new token; the heaviest first
 
 
 # ---- following a run ----
@@ -277,15 +281,24 @@ def test_new_pictures_are_shown_at_once_with_a_note(page, upload, broken):
     assert page.uploaded([(upload, None)])["refused"] == ""
 
 
+def test_options_go_with_their_method(page):
+    own = screen.fields("atp", {"alpha": 1.0})
+    update = page.pick_method("atp", own)  # as an example or a link sets both
+    assert "options" not in update and "CLS" in update["card"]
+    for before in (own, screen.fields("divprune"), []):
+        assert page.pick_method("fastv", before)["options"] == screen.fields("fastv")
+    assert page.pick_method("divprune", own)["options"] == []
+
+
 def test_too_many_pictures_are_named(page, tmp_path):
     files = []
-    for index in range(6):
+    for index in range(18):
         path = tmp_path / f"{index}.png"
         picture(index).save(path)
         files.append((str(path), None))
-    assert len(page.pictures(files, (), 25, VISITOR)["map"]["images"]) == 4
+    assert len(page.pictures(files, (), 25, VISITOR)["map"]["images"]) == 16
     update = page.uploaded(files)
-    assert len(update["gallery"]) == 4 and "4.png, 5.png" in update["refused"]
+    assert len(update["gallery"]) == 16 and "16.png, 17.png" in update["refused"]
 
 
 def test_own_pictures_take_the_place_of_an_examples(engine, upload, tmp_path):

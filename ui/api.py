@@ -63,7 +63,7 @@ class Calls:
         everything that happened: both answers, which tokens were kept, times, operations, memory.
 
         Args:
-            images: 1 to 4 pictures (PNG, JPEG or WebP).
+            images: pictures (PNG, JPEG or WebP); the bundled model takes up to 4, others up to 16.
             question: What to ask about them.
             method: Name of the pruning method, one of those that /methods lists.
             keep: How much to keep: a share of the visual tokens in (0, 1], or a whole number above 1.
@@ -89,7 +89,7 @@ class Calls:
         """Choose visual tokens without answering: which patches of the pictures a method would keep.
 
         Args:
-            images: 1 to 4 pictures (PNG, JPEG or WebP).
+            images: pictures (PNG, JPEG or WebP); the bundled model takes up to 4, others up to 16.
             question: The question that a question-driven method goes by.
             method: Name of the pruning method, one of those that /methods lists.
             keep: How much to keep: a share of the visual tokens in (0, 1], or a whole number above 1.
@@ -115,7 +115,7 @@ class Calls:
             {
                 "name": name,
                 **{key: value for key, value in dataclasses.asdict(info).items() if _is_plain(value)},
-                "obstacle": self._handlers.engine.supports(name),
+                "obstacle": self._handlers.models.reasons.get(name),
             }
             for name, info in methods.list_methods().items()
         ]

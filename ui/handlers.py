@@ -113,9 +113,12 @@ class Handlers:
         """A suggested question was clicked."""
         return event.id
 
-    def pick_method(self, name: str) -> Update:
-        """Another method was chosen."""
-        return self.parts.update({"card": self.card(name), "options": screen.fields(name)})
+    def pick_method(self, name: str, options: list[dict[str, Any]]) -> Update:
+        """The method changed: by hand, or with an example or a link, which bring its options along."""
+        values: dict[str, Any] = {"card": self.card(name)}
+        if any(field.get("method") != name for field in options) or not options:
+            values["options"] = screen.fields(name)
+        return self.parts.update(values)
 
     def _usable(self, gallery: Any) -> tuple[list[Upload], list[str]]:
         """The pictures that count, and what is wrong with others: a visitor's own take the place of an
@@ -188,7 +191,7 @@ class Handlers:
         mine = self._running.setdefault(str(visitor.session_hash), [])
         mine.append(stop)
         try:
-            news = self.models.told() if self.models.changes else {}
+            news = self.models.told(method) if self.models.changes else {}
             yield self.parts.update({**news, **BUSY, "status": panels.status("Starting …", busy=True)})
             files, problems = uploads.check(uploads.paths(gallery), self.engine.backbone.max_images)
             if problems:

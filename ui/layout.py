@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from ui import api, panels, sharing
+from ui import api, panels, sharing, tour
 from ui.handlers import Handlers
 from ui.models import Models, Picker
 from ui.patchmap import patch_map
@@ -35,13 +35,14 @@ def build(
         _connect(handlers, page)
         for tab in tabs:
             tab.connect()
-        picker.connect(page)
+        sharing.connect(handlers, picker.connect(page), ["run", *(tab.name for tab in TABS)])
     return page
 
 
 def _place(handlers: Handlers, opening: dict, picker: Picker, tabs: Sequence[Tab]) -> None:
     part = handlers.parts.known
     part["header"] = panel(panels.header(handlers.models.name, handlers.models.device), "theme")
+    widget("tour", "vt-guide", tour.value(handlers.examples), elem_id="vt-guide")
     picker.place()
     part["strip"] = widget("choices", "vt-choices", opening["strip"], elem_classes="vt-strip")
     part["shown"] = gr.State(opening["shown"])
@@ -50,7 +51,7 @@ def _place(handlers: Handlers, opening: dict, picker: Picker, tabs: Sequence[Tab
             panel("<h2>Ask</h2>")
             part["gallery"] = gr.Gallery(
                 opening["gallery"],
-                label="Pictures, 1 to 4",
+                label="Pictures",
                 type="filepath",
                 interactive=True,
                 columns=4,
@@ -81,7 +82,9 @@ def _place(handlers: Handlers, opening: dict, picker: Picker, tabs: Sequence[Tab
             )
             part["budget"] = widget("budget", "vt-budget", opening["budget"])
             with gr.Row():
-                part["run"] = gr.Button("Run", variant="primary", scale=3, min_width=60, elem_id="vt-run")
+                part["run"] = gr.Button(
+                    "Run", variant="primary", scale=3, min_width=60, elem_id="vt-run", elem_classes="vt-once"
+                )
                 part["stop"] = gr.Button("Stop", interactive=False, scale=2, min_width=60, elem_id="vt-stop")
             part["status"] = panel(opening["status"])
         part["tabs"] = gr.Tabs(elem_id="vt-tabs", overflow_behavior="wrap", render=False)
@@ -117,7 +120,13 @@ def _connect(handlers: Handlers, page: gr.Blocks) -> None:
     part = handlers.parts
     everything = part.all()
     part["chips"].select(handlers.pick_question, outputs=part["question"], **QUIET)
-    part["method"].input(handlers.pick_method, part["method"], [part["card"], part["options"]], **QUIET)
+    # not `input`: it comes twice for one choice, and the second answer would undo an option typed since
+    part["method"].change(
+        handlers.pick_method,
+        [part["method"], part["options"]],
+        [part["card"], part["options"]],
+        **QUIET,
+    )
     part["gallery"].upload(handlers.uploaded, part["gallery"], [part["gallery"], part["refused"]], **QUIET)
     part["gallery"].change(
         handlers.pictures,
@@ -145,5 +154,4 @@ def _connect(handlers: Handlers, page: gr.Blocks) -> None:
     )
     part["strip"].select(handlers.pick_example, outputs=everything, cancels=[running], **QUIET)
     part["stop"].click(handlers.halt, queue=False, js="() => vtprune.stopping()", **QUIET)
-    sharing.connect(handlers, page, ["run", *(tab.name for tab in TABS)])
     page.unload(handlers.leave)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from vtprune import methods
@@ -15,15 +17,19 @@ PARAMETER = "p."
 """What the names of a method's parameters begin with."""
 KINDS = (bool, int, float, str)
 SWITCHES = {"true": True, "false": False}
+HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.ASCII)
+"""What the id of a model on the Hugging Face hub looks like."""
 
 
 @dataclass
 class Link:
     """What a link asks for; None where it does not say, or says what cannot be used.
 
+    model: its id on the hub; a link made with the bundled model, or with one in a folder, does not say.
     own: it was made with somebody's own pictures, which no link carries. problems: what could not be used.
     """
 
+    model: str | None = None
     example: str | None = None
     question: str | None = None
     method: str | None = None
@@ -36,9 +42,14 @@ class Link:
 
 def read(query: Mapping[str, str], examples: Mapping[str, Example], tabs: Collection[str]) -> Link | None:
     """The link in a query, or None when nothing in it is ours."""
-    if not any(name in ("example", "q", "method", "keep", "tab") for name in query):
+    if not any(name in ("model", "example", "q", "method", "keep", "tab") for name in query):
         return None
     link = Link()
+    model = query.get("model")
+    if model and HUB_ID.fullmatch(model):
+        link.model = model
+    elif model is not None:
+        link.problems.append(f"{_short(model)} is no id of a model on the Hugging Face hub")
     example = query.get("example")
     if example in examples:
         link.example = example
@@ -54,6 +65,12 @@ def read(query: Mapping[str, str], examples: Mapping[str, Example], tabs: Collec
     _method(link, query, examples)
     _rest(link, query, tabs)
     return link
+
+
+def public(model: str | None) -> str | None:
+    """What of a model may be part of a link: the id of one on the hub, but no path on this machine."""
+    known = model and HUB_ID.fullmatch(model) and not Path(model).is_dir()
+    return model if known else None
 
 
 def _method(link: Link, query: Mapping[str, str], examples: Mapping[str, Example]) -> None:

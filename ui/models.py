@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import torch
 
-from ui import panels, uploads
+from ui import links, panels, uploads
 from ui.web import QUIET, panel, widget
 from vtprune import LoadError, methods, models
 from vtprune.backbones import BUNDLED, Found, build, find, fitting
@@ -24,10 +24,13 @@ Update = dict[Any, Any]
 
 Tell = Callable[[str, Callable[[], float] | None], None]
 
+BY_HAND = ("picked",)
+"""Methods that are told which tokens to keep, which only Paint does; without that they draw by lot."""
+
 
 class Models:
     """Holds one model at a time. options: device, dtype and quantize, for those that are loaded later; clip:
-    of the first one, should it be loaded again. fixed: nobody may switch, for the page is open to strangers,
+    the companion of the first one. fixed: nobody may switch, for the page is open to strangers,
     who must not fill this machine's disk and memory, nor learn which folders it has."""
 
     def __init__(
@@ -39,6 +42,7 @@ class Models:
 
     def _take(self, engine: Engine, id: str | None, clip: str | None) -> None:
         self.engine, self.id, self._clip, self.empty = engine, id, clip, False
+        self.public = links.public(id)
         self._bytes = sum(weight.nbytes for weight in engine.backbone.model.parameters())
         self.max_images = engine.backbone.max_images  # known while the next one is being loaded, too
         self.reasons = {name: engine.supports(name) for name in methods.list_methods()}
@@ -54,25 +58,36 @@ class Models:
         """Whether it is the model that knows drawn scenes only."""
         return self.id is None
 
-    def told(self) -> dict[str, Any]:
-        """The least a page has to know of a model that someone else may have chosen."""
+    @property
+    def fixed(self) -> bool:
+        """Whether nobody may switch."""
+        return self._fixed
+
+    def told(self, method: str) -> dict[str, Any]:
+        """The least a page has to know of a model that someone else may have chosen. method: the page's."""
         return {
             "header": panels.header(self.name, self.device),
-            "method": gr.update(choices=self.choices()),
+            "method": gr.update(choices=self.choices(method)),
         }
 
-    def choices(self) -> list[tuple[str, str]]:
-        """The methods, those marked that this model cannot run."""
+    def choices(self, chosen: str = "") -> list[tuple[str, str]]:
+        """The methods to offer, those marked that this model cannot run. chosen: listed in any case."""
         reasons = self.reasons
         return [
             (f"{info.title} (not with this model)" if reasons.get(name) else info.title, name)
             for name, info in methods.list_methods().items()
+            if name not in BY_HAND or name == chosen
         ]
 
-    def switch(self, id: str | None, tell: Tell) -> None:
+    def uses(self, id: str | None, clip: str | None) -> bool:
+        """Whether this is the model in use, with this companion (None: whichever it has)."""
+        return id == self.id and clip in (None, self._clip) and not self.empty
+
+    def switch(self, id: str | None, tell: Tell, clip: str | None = None) -> None:
         """Take another model (None: the bundled one) instead; the old one goes before the new one comes.
 
-        tell: hears what is being done. Raises LoadError with one sentence, and then the old one is in use.
+        clip: its CLIP companion, as in vtprune.load. tell: hears what is being done. Raises LoadError with
+        one sentence, and then the old one is in use.
         """
         if self._fixed:
             raise LoadError(
@@ -82,11 +97,11 @@ class Models:
         if not self._busy.acquire(blocking=False):
             raise LoadError("another model is being loaded just now; wait until it is there.")
         try:
-            self._switch(id, tell)
+            self._switch(id, tell, clip)
         finally:
             self._busy.release()
 
-    def _switch(self, id: str | None, tell: Tell) -> None:
+    def _switch(self, id: str | None, tell: Tell, clip: str | None) -> None:
         tell(f"Looking for {id or BUNDLED}", None)
         found = find(id, tell=tell, fits=fitting(**self._options, spare=self._bytes))
         tell(f"Waiting for {self.name} to finish", None)
@@ -94,7 +109,7 @@ class Models:
         self.empty, self._bytes = True, 0
         try:
             tell(f"Loading {found.name}", None)
-            self._load(found, id, None)
+            self._load(found, id, clip)
             self.changes += 1
             return
         except LoadError as error:
@@ -127,48 +142,63 @@ class Picker:
             part["models"] = widget("models", "vt-models", self._table())
             with gr.Row(elem_classes="vt-other"):
                 part["model"] = gr.Textbox(
-                    label="Another model: the folder of one on the server, or its id on the Hugging Face hub",
+                    label="Another model: its folder on the server, or its id on the Hugging Face hub",
                     max_length=500,
                     scale=4,
+                    min_width=280,
+                    elem_id="vt-model",
                 )
-                part["load"] = gr.Button("Load", scale=1, min_width=60, elem_id="vt-load")
+                part["clip"] = gr.Textbox(
+                    label="A CLIP companion for it: a folder, or such as ViT-L-14-336:openai",
+                    max_length=500,
+                    scale=4,
+                    min_width=280,
+                    elem_id="vt-clip",
+                )
+                part["load"] = gr.Button(
+                    "Load", scale=1, min_width=60, elem_id="vt-load", elem_classes="vt-once"
+                )
             part["loading"] = panel("")
             part["refusals"] = panel(self._refusals())
+        part["made"] = panel("", "madeWith", elem_id="vt-made")
 
-    def connect(self, page: gr.Blocks) -> None:
-        """Connects the events; loading waits its turn among the runs."""
+    def connect(self, page: gr.Blocks) -> Any:
+        """Connects the events; loading waits its turn among the runs. -> The event of an opened page."""
         part = self.handlers.parts
         model = {"concurrency_id": "model", "concurrency_limit": 1, "trigger_mode": "once"}
         seen = [part["method"], part["gallery"], part["keep"]]
+        other = [part["model"], part["clip"], *seen]
         everything = part.all()
-        for trigger in (part["models"].select, part["load"].click, part["model"].submit):
+        for trigger in (part["models"].select, part["load"].click, part["model"].submit, part["clip"].submit):
             trigger(self.handlers.halt, queue=False, **QUIET)  # whoever switches does not wait for own runs
         part["models"].select(self.pick, seen, everything, **model, **QUIET)
         gr.on(
-            [part["load"].click, part["model"].submit],
+            [part["load"].click, part["model"].submit, part["clip"].submit],
             self.type,
-            [part["model"], *seen],
+            other,
             everything,
             **model,
             **QUIET,
         )
-        page.load(self.arrive, seen, everything, **QUIET)
+        return page.load(self.arrive, seen, everything, **QUIET)
 
     def pick(self, method: str, gallery: Any, percent: float, event: gr.EventData) -> Iterator[Update]:
         """A model of the table was chosen."""
-        yield from self.load(event.id or None, method, gallery, percent)
+        yield from self.load(event.id or None, None, method, gallery, percent)
 
-    def type(self, name: str, method: str, gallery: Any, percent: float) -> Iterator[Update]:
+    def type(self, name: str, clip: str, method: str, gallery: Any, percent: float) -> Iterator[Update]:
         """A folder or an id was typed."""
         name = (name or "").strip()
         if name:
-            yield from self.load(name, method, gallery, percent)
+            yield from self.load(name, (clip or "").strip() or None, method, gallery, percent)
         else:
             yield self._said(panels.status("Type a folder or an id first.", error=True))
 
-    def load(self, id: str | None, method: str, gallery: Any, percent: float) -> Iterator[Update]:
+    def load(
+        self, id: str | None, clip: str | None, method: str, gallery: Any, percent: float
+    ) -> Iterator[Update]:
         """Switch, and say how it goes; a generator of what to show next."""
-        if id == self.models.id and not self.models.empty:
+        if self.models.uses(id, clip):
             yield self._said(panels.status(f"{self.models.name} is in use already."))
             return
         latest: list[Any] = [f"Looking for {id or BUNDLED}", None]
@@ -179,7 +209,7 @@ class Picker:
 
         def work() -> None:
             try:
-                self.models.switch(id, tell)
+                self.models.switch(id, tell, clip)
             except LoadError as error:
                 problems.append(str(error))
             except Exception as error:
@@ -194,7 +224,10 @@ class Picker:
             worker.join(0.3)
         text = f"Not loaded: {problems[0]}" if problems else f"{self.models.name} is in use."
         said = panels.status(text, error=bool(problems))
-        yield self.handlers.parts.update({**self.shown(method, gallery, percent), "loading": said})
+        news = {**self.shown(method, gallery, percent), "loading": said}
+        if not problems:
+            news["made"] = ""  # whoever loads a model knows which one answers
+        yield self.handlers.parts.update(news)
 
     def arrive(self, method: str, gallery: Any, percent: float) -> Any:
         """A page was opened: it may have been made before the model was changed."""
@@ -206,7 +239,7 @@ class Picker:
         """All that depends on the model in use."""
         files, _ = uploads.check(uploads.paths(gallery), self.models.max_images)
         return {
-            **self.models.told(),
+            **self.models.told(method),
             "models": self._table(),
             "refusals": self._refusals(),
             "card": self.handlers.card(method),
@@ -220,6 +253,7 @@ class Picker:
             "head": models.HEAD,
             "rows": rows,
             "used": None if self.models.empty else self.models.id or "",
+            "public": self.models.public or "",
             "foot": models.FOOT,
         }
 

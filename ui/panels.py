@@ -23,24 +23,29 @@ def header(model: str, device: str) -> str:
     return (
         '<header class="vt-header"><h1>vtprune</h1>'
         "<p>See which visual tokens a method keeps, what that saves, and when it breaks the answer.</p>"
+        '<span class="vt-tour-call" hidden></span>'  # filled by tour.js, where there is a tour
         f'<span class="vt-device" title="What answers, and on what">{escape(model)} · {escape(device)}</span>'
         '<button type="button" class="vt-theme" aria-label="Switch between light and dark">'
         '<span aria-hidden="true">◐</span></button></header>'
     )
 
 
+def tags(info: MethodInfo) -> list[str]:
+    """What kind of method it is, in a few words each."""
+    places = " and ".join(ACTS_AT.get(place, place) for place in info.acts_at.split("+"))
+    return [places, *["sets the number itself"] * info.adaptive, *["blends tokens"] * info.merges]
+
+
 def method(info: MethodInfo, card: str, reason: str | None) -> str:
     """A method in a line or two, and the rest a click away. reason: why this model cannot run it."""
     first = re.split(r"[.:;] ", info.summary, maxsplit=1)[0].rstrip(".")
-    tags = [" and ".join(ACTS_AT.get(place, place) for place in info.acts_at.split("+"))]
-    tags += ["sets the number itself"] * info.adaptive + ["blends tokens"] * info.merges
     paper = (
         f'<a href="{escape(info.paper)}" target="_blank" rel="noopener">paper, {info.year}</a>'
         if info.paper
         else ""
     )
     note = f'<p class="vt-error">{escape(_sentence(reason))}</p>' if reason else ""
-    tags_html = "".join(f"<span>{escape(tag)}</span>" for tag in tags) + paper
+    tags_html = "".join(f"<span>{escape(tag)}</span>" for tag in tags(info)) + paper
     ours = [f"Where the paper leaves it open: {info.reconstruction}"] if info.reconstruction else []
     more = escape("\n\n".join(" ".join(part.split()) for part in [*card.split("\n\n"), *ours]))
     return (
@@ -86,6 +91,20 @@ def refusals(reasons: Mapping[str, Sequence[str]]) -> str:
     if not lines:
         return '<p class="vt-quiet">The model in use runs every method.</p>'
     return f'<p class="vt-quiet">The model in use cannot run:</p><ul class="vt-quiet">{lines}</ul>'
+
+
+def made_with(model: str, used: str, fixed: bool) -> str:
+    """A link was made with another model than the one in use. fixed: nobody may change that."""
+    way = '<button type="button" class="vt-made-show">Show where to load it</button>'
+    if fixed:
+        way = (
+            "<span>This page is open to other machines, so its model stays. In an app of your own: "
+            f"<code>python app.py --model {escape(model)}</code></span>"
+        )
+    return (
+        f'<div class="vt-note vt-made" role="note"><span>This link was made with <b>{escape(model)}</b>; '
+        f"it is answered by <b>{escape(used)}</b> now.</span>{way}</div>"
+    )
 
 
 def look(title: str, text: str) -> str:

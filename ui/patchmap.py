@@ -12,6 +12,7 @@ import gradio as gr
 
 from ui.web import widget
 from vtprune import export
+from vtprune.sheets import Sheet, sheets
 from vtprune.types import ImageInfo, Segment, Stage
 
 PLACES = {"vision": "after the vision encoder", "projected": "after the projector"}
@@ -35,7 +36,8 @@ def value(
     evidence: Sequence[tuple[int, Sequence[float]]] = (),
     layers: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """What the component draws.
+    """What the component draws: a map of every picture, or two where its tokens lie over one another (see
+    vtprune.sheets), each named after the picture it is `of`.
 
     files: the pictures as Gradio serves them. infos: name and size of the uploads. nested: a prefix of the
     order is the selection for its length, so the browser may replay other budgets. request: [question,
@@ -43,30 +45,44 @@ def value(
     layers: visual tokens alive in each layer of the language model, for the scrubber; none, no scrubber.
     """
     total = sum(segment.length for segment in segments)
+    drawn = sheets(segments) or [Sheet(image, ()) for image in range(len(infos))]
     return {
-        "images": [
-            {"file": file, "name": info.name, "width": info.width, "height": info.height}
-            for file, info in zip(files, infos, strict=True)
+        "images": [_image(sheet, files[sheet.image], infos[sheet.image]) for sheet in drawn],
+        "pictures": len(infos),
+        "segments": [
+            _segment(segment, place, infos[segment.image])
+            for place, sheet in enumerate(drawn)
+            for segment in sheet.segments
         ],
-        "segments": [_segment(segment, infos[segment.image]) for segment in segments],
         "stages": [_stage(stage, total) for stage in stages],
         "total": total,
         "nested": nested,
         "request": list(request),
         "percent": percent,
-        "evidence": [[image, *box] for image, box in evidence],
+        "evidence": framed(drawn, evidence),
         "layers": list(layers),
     }
+
+
+def framed(drawn: Sequence[Sheet], evidence: Sequence[tuple[int, Sequence[float]]]) -> list[list[float]]:
+    """[place of the map, x0, y0, x1, y1] of every box, on all maps of its picture."""
+    places = list(enumerate(drawn))
+    return [[place, *box] for image, box in evidence for place, sheet in places if sheet.image == image]
 
 
 EMPTY = value((), ())
 
 
-def _segment(segment: Segment, info: ImageInfo) -> dict[str, Any]:
+def _image(sheet: Sheet, file: dict[str, Any], info: ImageInfo) -> dict[str, Any]:
+    name = sheet.title(info.name)
+    return {"file": file, "name": name, "of": sheet.image, "width": info.width, "height": info.height}
+
+
+def _segment(segment: Segment, place: int, info: ImageInfo) -> dict[str, Any]:
     sides = segment.boxes.new_tensor([info.width, info.height] * 2)
     boxes = (segment.boxes.double() / sides).flatten().tolist()
     return {
-        "image": segment.image,
+        "image": place,
         "start": segment.start,
         "rows": segment.grid[0],
         "cols": segment.grid[1],
@@ -88,8 +104,20 @@ def _stage(stage: Stage, total: int) -> dict[str, Any]:
         "keep": stage.keep,
         "order": stage.order,
         "scores": scores,
-        "into": absorbers(stage, total) if stage.merge_rows else None,
+        "merges": merges(stage),
     }
+
+
+def merges(stage: Stage) -> list[int]:
+    """Who went into whom as target, source, target, source, …, the heaviest first. target -1: a new token."""
+    parts = sorted(
+        zip(stage.merge_weights, stage.merge_rows, stage.merge_cols, strict=True), key=lambda part: -part[0]
+    )
+    found: list[int] = []
+    for _, row, source in parts:
+        target = stage.keep[row] if row < len(stage.keep) else -1
+        found += [target, source] if target != source else []
+    return found
 
 
 def absorbers(stage: Stage, total: int) -> list[int]:

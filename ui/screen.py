@@ -30,10 +30,11 @@ SUGGESTIONS = ("What is in the picture?", "How many objects are there?", "What d
 
 
 def fields(method: str, params: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-    """A method's options for the form: those that are a number, a text or a switch."""
+    """A method's options for the form: those that are a number, a text or a switch. Each names the method, so
+    that they cannot be taken for another's."""
     known = {**methods.list_methods()[method].params, **(params or {})}
     return [
-        {"name": name, "value": value, "kind": KINDS[type(value)]}
+        {"method": method, "name": name, "value": value, "kind": KINDS[type(value)]}
         for name, value in known.items()
         if type(value) in KINDS
     ]

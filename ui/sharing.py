@@ -13,6 +13,7 @@ from gradio.utils import get_upload_folder
 
 from ui import links, panels, screen, uploads
 from ui.handlers import Handlers, Update
+from ui.models import BY_HAND
 from ui.screen import Record
 from ui.web import QUIET, widget
 from vtprune import export, methods
@@ -20,7 +21,7 @@ from vtprune.report import render_html
 
 NOTHING = "There is no run to save yet: press Run first."
 EMPTY: dict[str, Any] = {"file": None, "name": "", "said": ""}
-LINKED = ("strip", "gallery", "question", "method", "keep", "options")
+LINKED = ("strip", "gallery", "question", "method", "keep", "options", "models")
 """The parts whose values make a link, in the order that vtprune.copyLink takes them."""
 
 
@@ -38,8 +39,9 @@ def place(part: dict[str, Any], record: Record | None) -> None:
     part["record"] = gr.State(record)
 
 
-def connect(handlers: Handlers, page: gr.Blocks, tabs: Sequence[str]) -> None:
-    """What the buttons do, and what an address with a query opens. tabs: their names."""
+def connect(handlers: Handlers, opened: Any, tabs: Sequence[str]) -> None:
+    """What the buttons do, and what an address with a query opens. opened: the event of an opened page, after
+    which the link has the last word. tabs: their names."""
     part = handlers.parts
     part["link"].click(
         None,
@@ -58,12 +60,14 @@ def connect(handlers: Handlers, page: gr.Blocks, tabs: Sequence[str]) -> None:
             **QUIET,
         )
 
+    part["strip"].select(None, outputs=part["made"], js="() => ''", **QUIET)  # the link is left behind
+
     def restore(visitor: gr.Request) -> Update:
         """The page was opened with a query: set what it asks for."""
         link = links.read(dict(visitor.query_params), handlers.examples, tabs)
         return part.update(linked(handlers, link)) if link else gr.skip()
 
-    page.load(restore, outputs=part.all(), **QUIET)
+    opened.then(restore, outputs=part.all(), **QUIET)
 
 
 # ---- files ----
@@ -158,6 +162,13 @@ def linked(handlers: Handlers, link: links.Link) -> dict[str, Any]:
         )
     if link.tab:
         values["tabs"] = gr.update(selected=link.tab)
+    if method in BY_HAND:  # which the list does not offer
+        values["method"] = gr.update(value=method, choices=handlers.models.choices(method))
+    used = handlers.models
+    if link.model and link.model != used.id:
+        values["made"] = panels.made_with(link.model, used.name, used.fixed)
+        if not used.fixed:
+            values["model"] = link.model  # to be loaded by a press of a button, never by a link
     return values
 
 

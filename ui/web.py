@@ -25,6 +25,8 @@ STYLES = (
     "tabs.css",
     "painting.css",
     "robustness.css",
+    "learn.css",
+    "tour.css",
     "page.css",
 )
 SCRIPTS = (
@@ -32,6 +34,7 @@ SCRIPTS = (
     "paint.js",
     "pointing.js",
     "scrubber.js",
+    "blending.js",
     "patchmap.js",
     "tabs.js",
     "comparison.js",
@@ -42,6 +45,9 @@ SCRIPTS = (
     "answers.js",
     "share.js",
     "models.js",
+    "learn.js",
+    "touring.js",
+    "tour.js",
     "app.js",
 )
 

@@ -1,7 +1,7 @@
-"""What has to be found once for each model: the thresholds with which E-AdaPrune meets a budget.
+"""What has to be found once for each model: above all the thresholds with which E-AdaPrune meets a budget.
 
 They lie in a file beside the model's weights, and a loaded model brings them along as defaults of its
-methods' parameters.
+methods' parameters. The file may also say how many pictures a prompt the model was trained on.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ PICTURES = 256
 """Drawn validation scenes that the bundled model is calibrated on."""
 
 Table = tuple[tuple[float, float], ...]
-Defaults = dict[str, dict[str, Any]]
 
 
 def drawn(count: int = PICTURES) -> Iterator[Image.Image]:
@@ -43,22 +42,30 @@ def energy_table(
     return tuple((keep, calibrate(features, keep)) for keep in keeps)
 
 
-def read(folder: str | Path) -> Defaults:
-    """Method -> parameter -> value from the file in a model's folder; empty when there is none.
+def apply(folder: str | Path, backbone: Backbone) -> None:
+    """Gives a model what the file in its folder says of it, if there is one.
 
-    Raises LoadError with one sentence when the file is not such a table.
+    Raises LoadError with one sentence when the file cannot be read so.
     """
     path = Path(folder) / FILE
-    if not path.is_file():
-        return {}
     try:
-        table = json.loads(path.read_text("utf-8"))["e_adaprune"]["table"]
-        return {"e_adaprune": {"table": tuple((float(keep), float(tau)) for keep, tau in table)}}
+        facts = _facts(path)
+        if "max_images" in facts:
+            backbone.max_images = int(facts["max_images"])
+        if "e_adaprune" in facts:
+            table = facts["e_adaprune"]["table"]
+            rows = tuple((float(keep), float(tau)) for keep, tau in table)
+            backbone.defaults = {"e_adaprune": {"table": rows}}
     except (KeyError, TypeError, ValueError) as error:
         raise LoadError(f"{path} is not a table of E-AdaPrune's thresholds ({error}).") from error
 
 
 def write(folder: str | Path, table: Table) -> None:
-    """Puts the file beside a model's weights."""
+    """Puts the table into the file beside a model's weights; what else it says stays."""
+    path = Path(folder) / FILE
     rows = [[keep, round(tau, 10)] for keep, tau in table]
-    (Path(folder) / FILE).write_text(json.dumps({"e_adaprune": {"table": rows}}, indent=2) + "\n", "utf-8")
+    path.write_text(json.dumps({**_facts(path), "e_adaprune": {"table": rows}}, indent=2) + "\n", "utf-8")
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}

@@ -1,7 +1,7 @@
 """Recorded example runs: what they are, as data; how they are made again; and what they show.
 
 ``python -m vtprune.examples`` draws the pictures, runs every example on the bundled model and writes
-everything to assets/examples.
+everything to assets/examples, with what every method keeps of one of them (vtprune.showcase).
 """
 
 from __future__ import annotations
@@ -202,6 +202,7 @@ def rebuild(
     engine: Engine, folder: Path | None = None, definitions: Sequence[Definition] = EXAMPLES
 ) -> list[Example]:
     """Draw, run and write all examples, and remove what an earlier rebuild left there."""
+    from vtprune import showcase
     from vtprune.scenes import world
 
     folder = folder or assets_dir() / "examples"
@@ -235,7 +236,9 @@ def rebuild(
             }
         )
     (folder / "index.json").write_text(json.dumps(entries, indent=1, ensure_ascii=False), "utf-8")
-    return load(folder)
+    made = load(folder)
+    showcase.rebuild(engine, made, folder)
+    return made
 
 
 def ask(definition: Definition) -> tuple[list[Scene], list[Question]]:
@@ -292,8 +295,7 @@ def finding(run: Run, asked: Asked) -> str:
         outcome = "only the pruned answer is right"
     else:
         outcome = "neither answer is right, so the model itself is unsure here"
-    blended = bool(run.stages and run.stages[-1].merge_cols)
-    if blended or not asked.evidence:
+    if run.blended or not asked.evidence:
         return f"{outcome[0].upper()}{outcome[1:]}."
     share = evidence_kept(run, asked.evidence)
     return f"{share:.0%} of what decides the answer was kept; {outcome}."
@@ -302,11 +304,20 @@ def finding(run: Run, asked: Asked) -> str:
 def main() -> None:
     """Rebuild with the bundled model, or the one that is named."""
     import vtprune
+    from vtprune import showcase
 
     parser = argparse.ArgumentParser(prog="python -m vtprune.examples", description=main.__doc__)
     parser.add_argument("--model", help="a folder or hub id instead of the bundled model")
+    parser.add_argument(
+        "--methods", action="store_true", help="only what each method keeps; the examples stay as they are"
+    )
     arguments = parser.parse_args()
-    for example in rebuild(vtprune.load(arguments.model)):
+    engine = vtprune.load(arguments.model)
+    if arguments.methods:
+        for shown in showcase.rebuild(engine, load()):
+            print(f"{shown.method:20} {shown.reason or f'{shown.left} -> {shown.answer}'}")
+        return
+    for example in rebuild(engine):
         print(
             f"{example.name:10} {example.questions[0].text} -> {finding(example.run, example.questions[0])}"
         )

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal, get_args
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vtprune.images import open_image
 from vtprune.methods import list_methods
+from vtprune.sheets import sheets
 from vtprune.types import Run, Stage
 
 View = Literal["kept", "scores", "order", "picture"]
@@ -42,7 +44,7 @@ LARGEST = 80_000_000
 
 @dataclass(frozen=True)
 class Patches:
-    """The patches of one image after one stage. boxes [n, 4] in the upload's pixels. neighbours [n, 4]: the
+    """The patches of one map after one stage. boxes [n, 4] in the upload's pixels. neighbours [n, 4]: the
     place of the patch above, right, below and left of each, or -1. kept, merged [n] bool; scores, ranks [n],
     NaN where there is none."""
 
@@ -54,19 +56,19 @@ class Patches:
     ranks: np.ndarray
 
 
-def patches(run: Run, image: int, stage: Stage | None) -> Patches:
-    """What `stage` did to one image; without a stage everything is kept."""
+def patches(run: Run, number: int, stage: Stage | None) -> Patches:
+    """What `stage` did to the tokens of one map, by its number among `sheets(run.segments)`; without a stage
+    everything is kept."""
     kept = np.ones(run.tokens, bool)
     merged = np.zeros(run.tokens, bool)
     scores, ranks = np.full(run.tokens, np.nan), np.full(run.tokens, np.nan)
     if stage is not None:
         kept[:] = False
         kept[stage.keep] = True
-        merged[stage.merge_cols] = True
-        merged &= ~kept
+        merged = _blended(run, stage)
         scores[stage.scored] = stage.scores
         ranks[stage.order or []] = np.arange(len(stage.order or []))
-    segments = [segment for segment in run.segments if segment.image == image]
+    segments = sheets(run.segments)[number].segments
     rows = np.concatenate([np.arange(s.start, s.stop) for s in segments])
     around = []
     offset = 0
@@ -80,6 +82,25 @@ def patches(run: Run, image: int, stage: Stage | None) -> Patches:
     boxes = np.concatenate([s.boxes.numpy() for s in segments])
     neighbours = np.concatenate(around)
     return Patches(boxes, neighbours, kept[rows], merged[rows], scores[rows], ranks[rows])
+
+
+def _blended(run: Run, stage: Stage) -> np.ndarray:
+    """[N] bool: the tokens that are gone after `stage`, but part of one that is kept. A token may have gone
+    into one that a later selection took into another."""
+    alive = np.zeros(run.tokens, bool)
+    alive[stage.keep] = True
+    before = list(takewhile(lambda one: one.name != stage.name, run.stages))
+    for one in (stage, *reversed(before)):
+        kept = set(one.keep)
+        pairs = zip(one.merge_rows, one.merge_cols, strict=True)
+        taken = [
+            token
+            for row, token in pairs
+            if token not in kept and (row >= len(one.keep) or alive[one.keep[row]])
+        ]
+        alive[taken] = True
+    alive[stage.keep] = False
+    return alive
 
 
 def reached(run: Run, selection: int | None = None, first: int | None = None) -> Stage | None:
@@ -186,11 +207,12 @@ def render_map(
     stage: Stage | None = None,
     evidence: Sequence[tuple[int, Sequence[float]]] = (),
 ) -> Image.Image:
-    """The map as the screen shows it, each picture in its own size, several of them side by side.
+    """The maps as the screen shows them side by side, each in its picture's own size.
 
     stage: see `reached`. evidence: (image, box in shares of its sides) of what decides the answer.
     """
-    sizes = [(info.width, info.height) for info in run.images]
+    infos = [run.images[sheet.image] for sheet in sheets(run.segments)]
+    sizes = [(info.width, info.height) for info in infos]
     gap = MARGIN if len(sizes) > 1 else 0
     area = (sum(width for width, _ in sizes) + gap * (len(sizes) - 1)) * max(height for _, height in sizes)
     drawn = maps(run, images, stage, (view,), evidence, factor=min(1.0, math.sqrt(LARGEST / area)))
@@ -213,17 +235,19 @@ def maps(
     side: int | None = None,
     factor: float = 1.0,
 ) -> Iterator[tuple[int, View, Image.Image]]:
-    """(image, view, map) of every picture in those of the views that the stage gives. side: the longest that
-    a picture may have, else it is made `factor` times as large. ValueError when these are not the run's."""
+    """(number, view, map) of every sheet of every picture in those of the views that the stage gives. side:
+    the longest that a picture may have, else it is made `factor` times as large. ValueError when these are
+    not the run's."""
     pictures = _pictures(run, images)
     given = [view for view in views if view in ("kept", "picture") or _limits(stage, view)] or ["kept"]
-    for index, picture in enumerate(pictures):
+    for number, sheet in enumerate(sheets(run.segments)):
+        picture = pictures[sheet.image]
         smaller = factor if side is None else min(1.0, side / max(picture.size))
         small = _resized(picture, smaller)
-        framed = [box for image, box in evidence if image == index]
-        shown = _scaled(patches(run, index, stage), smaller)
+        framed = [box for image, box in evidence if image == sheet.image]
+        shown = _scaled(patches(run, number, stage), smaller)
         for view in given:
-            yield index, view, draw_map(small, shown, view, _limits(stage, view), framed)
+            yield number, view, draw_map(small, shown, view, _limits(stage, view), framed)
 
 
 def _pictures(run: Run, images: Sequence[str | os.PathLike[str] | Image.Image]) -> list[Image.Image]:
@@ -256,7 +280,8 @@ def _scaled(shown: Patches, factor: float) -> Patches:
 
 def render_png(run: Run, images: Sequence[str | os.PathLike[str] | Image.Image]) -> Image.Image:
     """One sheet for a run: each image with what was kept, its scores where there are some, both answers."""
-    pictures = _pictures(run, images)
+    drawn = sheets(run.segments)
+    pictures = [_pictures(run, images)[sheet.image] for sheet in drawn]
     stage = run.stages[-1] if run.stages else None
     limits = _limits(stage, "scores")
     views: list[View] = ["kept", "scores"] if limits else ["kept"]
@@ -275,11 +300,12 @@ def render_png(run: Run, images: Sequence[str | os.PathLike[str] | Image.Image])
     draw = ImageDraw.Draw(sheet)
     draw.multiline_text((MARGIN, MARGIN), head, "#111827", font=_font(22), spacing=6)
     y = top
-    for index, (picture, factor, height) in enumerate(zip(pictures, scale, heights, strict=True)):
+    for number, (picture, factor, height) in enumerate(zip(pictures, scale, heights, strict=True)):
         small = _resized(picture, factor)
-        shown = _scaled(patches(run, index, stage), factor)
+        shown = _scaled(patches(run, number, stage), factor)
+        title = drawn[number].title(run.images[drawn[number].image].name)
         captions = {
-            "kept": f"{run.images[index].name}: {int(shown.kept.sum())} of {len(shown.kept)} patches kept",
+            "kept": f"{title}: {int(shown.kept.sum())} of {len(shown.kept)} patches kept",
             "scores": f"score: dark {limits[0]:.3g}, bright {limits[1]:.3g}" if limits else "",
         }
         for column, view in enumerate(views):

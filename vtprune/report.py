@@ -13,6 +13,7 @@ from PIL import Image
 from vtprune import __version__, export, summary
 from vtprune.assets import assets_dir
 from vtprune.methods import list_methods
+from vtprune.sheets import sheets
 from vtprune.types import Run, TokenOut
 
 SIDE = 1000
@@ -73,8 +74,8 @@ def _maps(
     stage = export.reached(run)
     figures = []
     drawn = export.maps(run, images, stage, ("kept", "scores"), evidence, SIDE)
-    for index, view, picture in drawn:
-        shown = export.patches(run, index, stage)
+    for number, view, picture in drawn:
+        shown, sheet = export.patches(run, number, stage), sheets(run.segments)[number]
         words = (
             f"{int(shown.kept.sum())} of {len(shown.kept)} patches kept"
             if view == "kept"
@@ -82,7 +83,7 @@ def _maps(
             if stage and stage.scores
             else ""
         )
-        caption = escape(f"{run.images[index].name}: {words}")
+        caption = escape(f"{sheet.title(run.images[sheet.image].name)}: {words}")
         figures.append(
             f'<figure><img alt="{caption}" src="{_inline(picture)}">'
             f"<figcaption>{caption}</figcaption></figure>"

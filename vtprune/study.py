@@ -230,7 +230,7 @@ def furthest(run: Run) -> float:
 
 def kept_of(run: Run, evidence: Evidence) -> float | None:
     """Share of the evidence that was kept; None without any, and where tokens were blended, not dropped."""
-    if not evidence or (run.stages and run.stages[-1].merge_cols):
+    if not evidence or run.blended:
         return None
     return examples.evidence_kept(run, evidence)
 

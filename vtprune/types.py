@@ -361,6 +361,11 @@ class Run:
     version: int = 1
 
     @property
+    def blended(self) -> bool:
+        """Whether tokens were merged into others instead of dropped, at any selection."""
+        return any(stage.merge_cols for stage in self.stages)
+
+    @property
     def answer(self) -> str:
         """The pruned answer."""
         return self.pruned.answer

@@ -25,7 +25,7 @@
       this.cell = cell;
       this.kept = new Set(cell.keep);
       this.root = make("div", "vt-small-maps");
-      this.root.style.setProperty("--across", [1, 1, 2, 3, 2][owner.value.images.length]);
+      this.root.style.setProperty("--across", [1, 1, 2, 3, 2][Math.min(owner.value.images.length, 4)]);
       this.canvases = owner.value.images.map((image, index) => this.canvas(image, index));
       this.root.append(...this.canvases);
       pointing.join(this, owner.value);

@@ -4,7 +4,8 @@
 
   const { make } = window.vtprune;
 
-  /* value: {head: [text], rows: [{id, cells: [text], note}], used: id of the one in use, foot}. */
+  /* value: {head: [text], rows: [{id, cells: [text], note}], used: id of the one in use, public: its id on the hub,
+   * foot}. */
   function models(element, props, watch, trigger) {
     const host = element.querySelector(".vt-models");
     const build = () => {
@@ -50,5 +51,15 @@
     build();
   }
 
-  window.vtprune = Object.assign(window.vtprune || {}, { models });
+  /* A link was made with another model: its button opens the picker, where that one's id is filled in. */
+  function madeWith(element) {
+    element.addEventListener("click", (event) => {
+      if (!event.target.closest(".vt-made-show")) return;
+      const head = document.querySelector("#vt-models .label-wrap");
+      if (!head.classList.contains("open")) head.click();
+      setTimeout(() => document.querySelector("#vt-model :is(input, textarea)").focus(), 100); // once it is shown
+    });
+  }
+
+  window.vtprune = Object.assign(window.vtprune || {}, { models, madeWith });
 })();

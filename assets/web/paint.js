@@ -7,6 +7,7 @@
   const LIGHT = "#ffffff";
   const EVIDENCE = "#ffd166";
   const CURSOR = "#ff9f1c";
+  const GROUP = "#4cc9f0";
 
   class Palette {
     constructor(stops) {
@@ -25,7 +26,7 @@
   /* scene: picture (an image), patches [{id, box: shares of the picture, around: ids above, right, below,
    * left}], look, veil, palette, plain (the picture alone), heat(patch) -> share of the palette or null, or
    * null for the kept view, kept(id), merged(patch), outlined, evidence [boxes], group and cursor [patches],
-   * scale (canvas pixels a CSS pixel), line (of the outline, in canvas pixels; without it by the width). */
+   * links [pairs of patches], scale (canvas pixels a CSS pixel), line (of the outline, in canvas pixels; without it by the width). */
   function paint(canvas, scene) {
     const { width, height } = canvas;
     const { look, patches } = scene;
@@ -82,7 +83,8 @@
       if (scene.outlined && line) outline(ctx, scene, rect, line);
     }
     for (const box of scene.evidence) dashed(ctx, rect({ box }), 2 * Math.max(1, Math.round(width / 500)));
-    for (const patch of scene.group) frame(ctx, rect(patch), LIGHT, 3 * scene.scale, scene.scale);
+    for (const pair of scene.links || []) link(ctx, pair.map(rect), scene.scale);
+    for (const patch of scene.group) frame(ctx, rect(patch), GROUP, 4 * scene.scale, 2 * scene.scale);
     for (const patch of scene.cursor) frame(ctx, rect(patch), CURSOR, 5 * scene.scale, 2.5 * scene.scale);
   }
 
@@ -126,6 +128,19 @@
     ctx.strokeStyle = EVIDENCE;
     ctx.strokeRect(...box);
     ctx.setLineDash([]);
+  }
+
+  /* A line between the middles of two patches. */
+  function link(ctx, boxes, scale) {
+    const [from, to] = boxes.map(([x, y, w, h]) => [x + w / 2, y + h / 2]);
+    for (const [style, width] of [[DARK, 3], [GROUP, 1.25]]) {
+      ctx.strokeStyle = style;
+      ctx.lineWidth = width * scale;
+      ctx.beginPath();
+      ctx.moveTo(...from);
+      ctx.lineTo(...to);
+      ctx.stroke();
+    }
   }
 
   function frame(ctx, box, style, outer, inner) {

@@ -101,7 +101,7 @@
       const main = window.vtprune.maps.main && window.vtprune.maps.main.value;
       const urls = (value) => JSON.stringify([value.total, ...value.images.map(({ file }) => file.url)]);
       const last = main && urls(main) === urls(this.value) && main.stages[main.stages.length - 1];
-      this.set = new PatchSet(this, last ? last.keep : []);
+      this.set = new PatchSet(this, images.map(({ of }) => of), last ? last.keep : []);
       this.set.boxes = this.known();
       this.drawn = false; // the evidence is not a person's own yet
       this.host.dataset.images = Math.min(images.length, 4);
@@ -150,8 +150,12 @@
       this.draw();
     }
 
+    /* What is painted, each evidence box once for its picture. */
     painted() {
-      return { keep: this.set.sorted, evidence: this.set.boxes, total: this.value.total };
+      const { images, total } = this.value;
+      const first = (map) => images.findIndex(({ of }) => of === images[map].of) === map;
+      const evidence = this.set.boxes.filter(([map]) => first(map)).map(([map, ...box]) => [images[map].of, ...box]);
+      return { keep: this.set.sorted, evidence, total };
     }
 
     /* The server has a set: of a method, or the smallest so far. */
@@ -237,7 +241,9 @@
       const small = box[2] - box[0] < SMALL || box[3] - box[1] < SMALL;
       if (small && patches.length) box = around(patches.map((patch) => patch.box)).map(clamp);
       const mine = this.drawn ? this.set.boxes : []; // the first one of a person's own takes the place of what was known
-      if (area(box)) this.weigh([...mine, [index, ...box]]);
+      const { images } = this.value;
+      const beside = images.flatMap(({ of }, map) => (of === images[index].of ? [[map, ...box]] : []));
+      if (area(box)) this.weigh([...mine, ...beside]); // on every map of the picture
       else this.draw();
     }
 

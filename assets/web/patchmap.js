@@ -10,6 +10,8 @@
     ["picture", "Picture", "The picture alone"],
   ];
 
+  const MANY = 40; // patches that one was blended with; lines to more would hide the picture
+
   const { make, swatch, ordinal, number, tokensFor, radios, placed, pointing } = window.vtprune;
 
   class PatchMap {
@@ -134,7 +136,7 @@
       const value = this.value;
       if (!value || !value.stages.length) return "";
       const stage = value.stages[0];
-      const count = tokensFor(percent, value.total, value.images.length);
+      const count = tokensFor(percent, value.total, value.pictures);
       const whole = stage.order && stage.order.length === value.total;
       const same = request === JSON.stringify(value.request);
       const one = value.stages.length === 1 && stage.layer === null;
@@ -166,6 +168,8 @@
       this.shown = this.available(this.view) ? this.view : "kept";
       this.radios[this.shown].checked = true;
       this.keptNow = this.kept();
+      const past = this.preview === null ? this.value.stages.slice(0, this.selection + 1) : [];
+      this.blend = new window.vtprune.Blend(past);
       this.rank = this.ranks();
       this.limits = this.range();
       this.figures.forEach((figure, index) => this.paint(figure, index));
@@ -189,46 +193,49 @@
       return high > low ? (score - low) / (high - low) : 0.5;
     }
 
+    /* Whether a patch is gone, but part of a kept one. */
     absorbed(id) {
-      const stage = this.stage();
-      return Boolean(stage && stage.into && stage.into[id] >= 0 && !this.keptNow.has(id) && this.preview === null);
+      return this.blend.alive.has(id) && !this.keptNow.has(id);
     }
 
     paint({ canvas, caption, picture }, index) {
       const image = this.value.images[index];
       const own = this.pictures[index];
       const count = own.filter((patch) => this.keptNow.has(patch.id)).length;
-      const text = this.describe(count, own.length);
+      const blended = own.filter((patch) => this.absorbed(patch.id)).length;
+      const text = this.describe(count, own.length, blended);
       caption.replaceChildren(make("span", "vt-name", image.name), make("span", "", text));
       const keys = own.length ? `: ${text}. Arrow keys move from patch to patch, Enter pins` : "";
       canvas.setAttribute("aria-label", `${image.name}${keys}.`);
       if (!picture.complete || !picture.naturalWidth || !canvas.clientWidth) return;
       const scale = window.vtprune.fit(canvas, image);
-      const stage = this.stage();
-      const target = this.cursor !== null && stage && stage.into ? stage.into[this.cursor] : -1;
+      const around = new Set(this.cursor === null ? [] : this.blend.around(this.cursor));
+      const group = own.filter((patch) => around.has(patch.id));
+      const cursor = own.filter((patch) => patch.id === this.cursor);
       window.vtprune.paint(canvas, {
         picture,
         patches: own,
         veil: this.props.veil,
         look: this.props.look,
         palette: this.palette,
-        plain: this.shown === "picture",
+        plain: this.shown === "picture" || !own.length, // without a run nobody knows what the model sees
         heat: this.limits ? (patch) => this.heat(patch.id) : null,
         kept: (id) => this.keptNow.has(id),
         merged: (patch) => this.absorbed(patch.id),
         outlined: this.value.stages.length > 0,
         evidence: this.value.evidence.filter((entry) => entry[0] === index).map((entry) => entry.slice(1)),
-        group: own.filter((patch) => target >= 0 && stage.into[patch.id] === target),
-        cursor: own.filter((patch) => patch.id === this.cursor),
+        group,
+        links: group.length > MANY ? [] : cursor.flatMap((from) => group.map((patch) => [from, patch])),
+        cursor,
         scale,
       });
     }
 
-    describe(kept, all) {
-      const stage = this.stage();
+    describe(kept, all, blended) {
       if (!all) return "";
-      if (!stage) return `all ${all} patches kept`;
-      return stage.into ? `${all} patches blended into ${kept}` : `${kept} of ${all} patches kept`;
+      if (!this.stage()) return `all ${all} patches kept`;
+      if (blended && kept + blended === all) return `${all} patches blended into ${kept}`;
+      return `${kept} of ${all} patches kept${blended ? `, ${blended} blended into them` : ""}`;
     }
 
     explain() {
@@ -246,6 +253,7 @@
         if (own.some((patch) => !this.keptNow.has(patch.id) && !this.absorbed(patch.id))) items.push(swatch("vt-key-dropped", "dropped"));
       }
       if (this.limits) items.push(swatch("vt-key-line", "outlined: kept"));
+      if (this.blend.any && this.shown !== "picture") items.push(swatch("vt-key-linked", "blended with the patch you point at"));
       if (ran && this.shown !== "picture" && this.pictures.some((patches) => this.covered(patches) < 0.99)) {
         items.push(swatch("vt-key-unseen", "outside the model's view"));
       }
@@ -291,7 +299,10 @@
       const { id, row, col } = this.patches[this.cursor];
       const parts = [`Patch ${id}`, `row ${row + 1}, column ${col + 1}`];
       if (stage) {
-        parts.push(this.keptNow.has(id) ? "kept" : this.absorbed(id) ? `blended into patch ${stage.into[id]}` : this.fate(id));
+        const blended = this.blend.words(id);
+        if (this.keptNow.has(id)) parts.push("kept");
+        else if (!this.blend.went.has(id)) parts.push(this.fate(id));
+        parts.push(...blended);
         const score = stage.scores && stage.scores[id];
         if (score !== null && score !== undefined) parts.push(`score ${number(score)}`);
         if (this.rank.has(id)) parts.push(`${ordinal(this.rank.get(id) + 1)} of ${stage.order.length} in order of choice`);

@@ -13,13 +13,14 @@
   const around = (boxes) => [0, 1, 2, 3].map((i) => Math[i < 2 ? "min" : "max"](...boxes.map((box) => box[i])));
 
   class PatchSet {
-    /* patches by id, and those of each picture: see `placed` in pointing.js. */
-    constructor({ patches, pictures }, ids = []) {
+    /* patches by id, and those of each map: see `placed` in pointing.js. owners: the picture of each map. */
+    constructor({ patches, pictures }, owners, ids = []) {
       this.patches = patches;
       this.pictures = pictures;
+      this.owners = owners;
       this.kept = new Set(ids);
       this.past = [];
-      this.boxes = []; // [image, x0, y0, x1, y1]
+      this.boxes = []; // [map, x0, y0, x1, y1]
     }
 
     get sorted() {
@@ -87,9 +88,10 @@
 
     /* Why it cannot be asked about, as a sentence, or null. */
     problem() {
-      const empty = this.pictures.findIndex((own, image) => own.length && !this.count(image));
-      if (empty < 0) return null;
-      if (this.pictures.length === 1) return "Nothing is kept: paint at least one patch, then ask again.";
+      const rich = (owner) => this.owners.some((other, map) => other === owner && this.count(map));
+      const empty = this.owners.find((owner, map) => this.pictures[map].length && !rich(owner));
+      if (empty === undefined) return null;
+      if (new Set(this.owners).size === 1) return "Nothing is kept: paint at least one patch, then ask again.";
       return `Nothing of picture ${empty + 1} is kept: paint at least one patch of each picture, then ask again.`;
     }
 

@@ -39,7 +39,7 @@
     show() {
       const value = (this.value = this.props.value);
       this.host.classList.toggle("is-empty", !value.rows.length);
-      this.host.dataset.images = value.images.length;
+      this.host.dataset.images = Math.min(value.images.length, 4);
       Object.assign(this, placed(value));
       const texts = value.rows.map((row) => JSON.stringify([row, value.images, value.evidence]));
       const stay = this.cards.filter(({ text }, index) => text === texts[index]);

@@ -96,6 +96,7 @@
     go(index) {
       this.index = index;
       this.slider.value = index;
+      this.track.style.setProperty("--at", index);
       [...this.bars.children].forEach((bar, i) => bar.classList.toggle("is-here", i === index));
       this.tell();
       this.moved(this.points[index].stage);

@@ -17,8 +17,9 @@
   };
 
   /* Our own parameters of the address, as ui/links.py reads them. Pictures are never among them. */
-  function address(strip, question, method, keep, fields) {
+  function address(strip, question, method, keep, fields, models) {
     const query = new URLSearchParams();
+    if (models && models.public) query.set("model", models.public);
     if (strip && strip.picked) query.set("example", strip.picked);
     query.set("q", question || "");
     query.set("method", method);
@@ -31,8 +32,8 @@
     return `${location.origin}${location.pathname}?${query}`;
   }
 
-  async function copyLink(strip, gallery, question, method, keep, fields) {
-    const link = address(strip, question, method, keep, fields);
+  async function copyLink(strip, gallery, question, method, keep, fields, models) {
+    const link = address(strip, question, method, keep, fields, models);
     const own = !(strip && strip.picked) && gallery && gallery.length;
     const note = own ? " Your pictures are not part of it: whoever opens it adds their own." : "";
     try {

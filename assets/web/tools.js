@@ -59,5 +59,20 @@
     return item;
   };
 
+  /* Gradio hears of a click a moment later, and queues the work of each one that came until then. */
+  const MOMENT = 300; // milliseconds
+  let last = { button: null, time: 0 };
+  document.addEventListener(
+    "click",
+    (event) => {
+      const button = event.target.closest("button.vt-once");
+      if (!button) return;
+      const again = button === last.button && event.timeStamp - last.time < MOMENT;
+      last = { button, time: event.timeStamp };
+      if (again) event.stopImmediatePropagation();
+    },
+    true,
+  );
+
   window.vtprune = Object.assign(window.vtprune || {}, { make, swatch, ordinal, number, tokensFor, radios });
 })();

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import io
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, Request, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Request, TimeoutError, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 120_000
@@ -155,14 +156,16 @@ def tab(page: Page, name: str) -> None:
     page.wait_for_timeout(300)
 
 
+OVER = "Done|Smallest found|Not run|Stopped|Something"
+"""How the last words of a tab's work begin."""
+
+
 def ended(page: Page, name: str) -> str:
     """Wait for the end of a tab's work; what its status line says then."""
-    line = f"#vt-{name}-status .vt-status"
-    page.wait_for_function(
-        "line => /^(Done|Not run|Stopped|Something)/.test(document.querySelector(line).innerText)", arg=line
-    )
+    line = page.locator(f"#vt-{name}-status .vt-status")
+    expect(line).to_have_text(re.compile(f"^({OVER})"))
     settle(page)
-    return page.locator(line).inner_text()
+    return line.inner_text()
 
 
 def start(page: Page, name: str) -> str:
@@ -170,6 +173,31 @@ def start(page: Page, name: str) -> str:
     page.evaluate("id => (document.querySelector(id).textContent = '')", f"#vt-{name}-status .vt-status")
     page.locator(f"#vt-{name}-start").click()
     return ended(page, name)
+
+
+def stop(page: Page, name: str, under_way: str, button: str | None = None) -> None:
+    """Begin a tab's work and stop it when its line says that it is under way, which takes another try where
+    it was quicker."""
+    line = page.locator(f"#vt-{name}-status .vt-status")
+    for _ in range(5):
+        line.evaluate("node => (node.textContent = '')")
+        page.locator(button or f"#vt-{name}-start").click()
+        expect(line).to_have_text(re.compile(f"^({under_way}|{OVER})"))
+        with contextlib.suppress(TimeoutError):
+            page.locator(f"#vt-{name}-stop:enabled").click(timeout=2000)
+        if ended(page, name) == "Stopped.":
+            return
+    raise AssertionError("the work was over each time before it could be stopped")
+
+
+def copied(page: Page) -> tuple[str, str]:
+    """The link that the button puts on the clipboard, and what the page says."""
+    page.evaluate("navigator.clipboard.writeText('')")
+    page.locator(".vt-saved").evaluate("line => (line.textContent = '')")
+    page.locator("#vt-link").click()
+    said = page.locator(".vt-saved")
+    expect(said).to_contain_text("Link copied.")
+    return page.evaluate("navigator.clipboard.readText()"), said.inner_text()
 
 
 def pixels(canvas: Locator) -> np.ndarray:

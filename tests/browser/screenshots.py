@@ -10,6 +10,8 @@ from playwright.sync_api import Page
 sys.path.insert(0, str(Path(__file__).parent))
 from browsing import alive, app, chromium, run, settle, start, tab, visit
 
+from ui.tour import STEPS
+
 
 def pick(name: str):
     def steps(page: Page) -> None:
@@ -87,6 +89,23 @@ def linked(page: Page) -> None:
     settle(page)
 
 
+def learn(page: Page) -> None:
+    tab(page, "Learn")
+    page.locator(".vt-method-card summary").first.click()
+
+
+def touring(id: str):
+    """The tour at a step; what is on the screen, as its card lies there."""
+
+    def steps(page: Page) -> None:
+        page.evaluate("id => localStorage.setItem('vtprune-tour', id)", id)
+        page.locator(".vt-header .vt-tour-start").click()
+        page.locator(".vt-tour-ring").wait_for()
+        page.wait_for_timeout(2000)
+
+    return steps
+
+
 STATES = {
     "opening": lambda page: None,
     "scores": scores,
@@ -104,6 +123,8 @@ STATES = {
     "paint-three": paint_three,
     "robustness": robustness,
     "robustness-three": robustness_three,
+    "learn": learn,
+    **{f"tour-{step.id}": touring(step.id) for step in STEPS},
 }
 
 
@@ -114,11 +135,12 @@ def main(out: Path, names: list[str]) -> None:
         for width, height in ((1440, 900), (390, 844)):
             for theme in ("light", "dark"):
                 for name in names or STATES:
-                    with visit(browser, address, width, height, theme) as page:
+                    with visit(browser, address, width, height, theme, alone=True) as page:
                         alive(page)
                         STATES[name](page)
                         page.wait_for_timeout(500)
-                        page.screenshot(path=out / f"{name}-{width}-{theme}.png", full_page=True)
+                        whole = not name.startswith("tour-")
+                        page.screenshot(path=out / f"{name}-{width}-{theme}.png", full_page=whole)
 
 
 if __name__ == "__main__":

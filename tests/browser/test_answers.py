@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from browsing import PATIENCE, alive, app, chromium, pixels, run, settle, visit
+from browsing import alive, pixels, run, settle, visit
+from PIL import Image
 from playwright.sync_api import expect
 
-from vtprune import examples
-
 pytestmark = pytest.mark.browser
-expect.set_options(timeout=PATIENCE)
-
-
-@pytest.fixture(scope="module")
-def address():
-    with app() as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser, address):
-    with visit(browser, address) as page:
-        alive(page)
-        yield page
-
-
-@pytest.fixture(scope="module")
-def recorded():
-    return {example.name: example for example in examples.load()}
 
 
 def pick(page, example):
@@ -174,31 +148,31 @@ def test_a_method_of_several_steps_is_told_layer_by_layer(page, recorded):
     assert f"{counts[-1]} of 256 patches kept" in caption
 
 
-# ---- for everybody ----
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_nothing_serious(browser, address, theme):
-    with visit(browser, address, theme=theme) as page:
+@pytest.mark.parametrize("width", [1440, 390])
+def test_the_thumb_stands_under_its_bar(browser, address, recorded, width):
+    with visit(browser, address, width, 900, alone=True) as page:
         alive(page)
-        found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}).response
-        problems = [
-            f"{rule['id']}: {node['html'][:160]} {node['failureSummary']}"
-            for rule in found["violations"]
-            if rule["impact"] in ("serious", "critical")
-            for node in rule["nodes"]
-        ]
-        assert not problems, "\n".join(problems)
+        pick(page, recorded["which"])
+        slider, track = page.get_by_role("slider", name="Where in the model"), page.locator(".vt-track")
+        bars = page.locator(".vt-bars i")
+        assert bars.count() > 2
+        for index in range(bars.count()):
+            slider.fill(str(index))
+            bar, frame = bars.nth(index).bounding_box(), track.bounding_box()
+            shot = Image.open(io.BytesIO(track.screenshot())).convert("RGB")
+            accent = abs(np.asarray(shot).astype(int) - np.array([0x0F, 0x76, 0x6E])).max(-1) < 30
+            below = bar["y"] + bar["height"] - frame["y"]
+            row = next(row for row in np.flatnonzero(accent.any(1)) if row > below) + 1
+            dot = np.flatnonzero(accent[row])  # above and below the rail there is the dot alone
+            assert frame["x"] + dot.mean() == pytest.approx(bar["x"] + bar["width"] / 2, abs=2)
+        ends = [bars.first.bounding_box(), bars.last.bounding_box()]
+        rail = slider.bounding_box()
+        assert rail["x"] <= ends[0]["x"] and rail["x"] + rail["width"] >= ends[1]["x"] + ends[1]["width"]
+        page.mouse.click(ends[0]["x"] + 3, rail["y"] + rail["height"] / 2)  # under the edge of the first bar
+        expect(slider).to_have_value("0")
 
 
-def test_what_has_the_focus_is_seen(page):
-    for part in (".vt-step", ".vt-play", "#vt-link", ".vt-scrub input", "summary"):
-        page.locator(part).first.focus()
-        page.keyboard.press("Shift")  # a key, so that the browser takes it for a person at the keyboard
-        style = page.locator(part).first.evaluate(
-            "node => [getComputedStyle(node).outlineStyle, getComputedStyle(node).outlineWidth]"
-        )
-        assert style[0] != "none" and float(style[1].removesuffix("px")) >= 2, (part, style)
+# ---- for everybody ----
 
 
 def test_canvases_say_what_they_show(page):

@@ -7,39 +7,13 @@ import re
 
 import numpy as np
 import pytest
-from browsing import PATIENCE, alive, app, chromium, colourful, health, patch, pixels, run, settle, visit
+from browsing import alive, colourful, health, patch, pixels, run, settle, visit
 from PIL import Image, ImageDraw
 from playwright.sync_api import TimeoutError, expect
 
 import vtprune
-from vtprune import examples
 
 pytestmark = pytest.mark.browser
-expect.set_options(timeout=PATIENCE)
-
-
-@pytest.fixture(scope="module")
-def address():
-    with app() as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser, address):
-    with visit(browser, address) as page:
-        alive(page)
-        yield page
-
-
-@pytest.fixture(scope="module")
-def recorded():
-    return {example.name: example for example in examples.load()}
 
 
 @pytest.fixture
@@ -116,6 +90,8 @@ def test_an_own_upload(page, photo):
     expect(page.locator(".vt-note")).to_contain_text("drawn scenes only")
     expect(page.locator(".vt-note")).to_contain_text("Choose another model")
     settle(page)
+    page.wait_for_timeout(300)
+    assert colourful(pixels(page.locator("canvas"))) > 60  # nothing is chosen yet, so it is all there
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.wait_for_timeout(2000)
@@ -177,6 +153,19 @@ def test_impatient_clicks_do_no_harm(page):
     expect(page.locator("#vt-ask .vt-status")).to_contain_text("Done")
     expect(page.locator("#vt-run")).to_be_enabled()
     assert run(page).startswith("Done")
+
+
+@pytest.mark.parametrize("name", ["run", "compare-start", "paint-find"])
+def test_three_clicks_at_once_are_one_run(page, name):
+    tab = name.split("-")[0]
+    page.locator(f"#vt-tab-{tab}-button").click()
+    settle(page)
+    asked = []
+    page.on("request", lambda request: "queue/join" in request.url and asked.append(request.post_data_json))
+    page.evaluate("id => [1, 2, 3].forEach(() => document.getElementById(id).click())", f"vt-{name}")
+    page.wait_for_timeout(1500)
+    assert len(asked) == 1
+    expect(page.locator(f"#vt-{name}")).to_be_enabled()
 
 
 def test_the_slider_replays_a_nested_method_without_the_server(page, recorded):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from browsing import PATIENCE, alive, app, chromium, colourful, patch, pixels, settle, start, tab, visit
+from browsing import alive, app, colourful, patch, pixels, settle, start, tab, visit
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -12,7 +12,6 @@ import vtprune
 from vtprune import examples, study
 
 pytestmark = pytest.mark.browser
-expect.set_options(timeout=PATIENCE)
 
 CHOSEN = ("ATP", "Random", "Uniform grid")
 NAMES = ("atp", "random", "uniform")
@@ -22,12 +21,6 @@ NAMES = ("atp", "random", "uniform")
 def address():
     with app("--device", "cpu") as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -5,21 +5,19 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from browsing import PATIENCE, alive, app, chromium, health, run, settle, visit
+from browsing import alive, app, health, run, settle, visit
 from playwright.sync_api import expect
 
 from vtprune.models import MODELS
 
 pytestmark = pytest.mark.browser
-expect.set_options(timeout=PATIENCE)
 
 
-def test_another_model_is_loaded_and_a_broken_one_is_not(tiny_folder, tmp_path):
+def test_another_model_is_loaded_and_a_broken_one_is_not(browser, tiny_folder, tmp_path):
     broken = shutil.copytree(tiny_folder, tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"nothing")
     with (
         app("--device", "cpu") as address,
-        chromium() as browser,
         visit(browser, address) as page,
         visit(browser, address, width=390, height=844) as other,
     ):

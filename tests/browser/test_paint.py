@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from browsing import PATIENCE, alive, app, chromium, colourful, patch, pixels, settle, visit
+from browsing import PATIENCE, alive, colourful, patch, pixels, settle, stop, visit
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -14,22 +14,9 @@ import vtprune
 from vtprune import examples
 
 pytestmark = pytest.mark.browser
-expect.set_options(timeout=PATIENCE)
 
 SIDE = 16
 """Patches along each side of the bundled model's grid."""
-
-
-@pytest.fixture(scope="module")
-def address():
-    with app() as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +226,18 @@ def test_the_set_of_a_method_and_the_smallest_set(page, example):
     expect(page.locator("#vt-paint-answers .vt-agreement")).to_have_text("✓ Same answer")
     press(page, "Undo")  # the whole search is one step
     expect(count(page)).to_contain_text("64 of 256")
+
+
+def test_stop_ends_the_search_and_the_next_one_works(page):
+    stop(page, "paint", "Smallest so far", "#vt-paint-find")
+    for button in ("start", "find", "take"):
+        expect(page.locator(f"#vt-paint-{button}")).to_be_enabled()
+    expect(page.locator("#vt-paint-stop")).to_be_disabled()
+    expect(page.locator("#vt-paint-answers .vt-answer")).to_have_count(0)  # half a search answers nothing
+    page.locator("#vt-paint-find").click()
+    expect(status(page)).to_contain_text("Smallest found:")
+    page.locator("#vt-paint-start").click()
+    expect(status(page)).to_contain_text("Done")
 
 
 def test_each_method_is_listed_with_what_it_keeps_of_the_evidence(page):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 import numpy as np
 import pytest
-from browsing import chromium, colourful, free_port, patch, pixels, visit
+from browsing import colourful, free_port, patch, pixels, visit
 from PIL import Image
 
 import ui
@@ -37,24 +37,32 @@ def values(tmp_path_factory, segments):
     order = [BRIGHT, *(token for token in range(count) if token != BRIGHT)]
     one_hot = Stage("vision", None, count, 1, [BRIGHT], order, list(range(count)), scores)
     merging = Stage("projected", None, count, 2, [0, 7], None, [], [], [0, 0, 1], [0, 1, 7], [0.5, 0.5, 1.0])
+    # 0 takes 9, 16 and 27, and a part of 7, which is kept; 21 goes into 7 and 35; 3 into a new token
+    took = [(0, 0, 0.4), (0, 9, 0.3), (0, 16, 0.2), (0, 27, 0.06), (0, 7, 0.04), (1, 7, 0.7), (1, 21, 0.3)]
+    took += [(2, 35, 0.5), (2, 21, 0.5), (3, 3, 1.0)]
+    rows, tokens, weights = (list(part) for part in zip(*took, strict=True))
+    blending = Stage("vision", None, count, 4, [0, 7, 35], None, [], [], rows, tokens, weights, 1)
+    again = Stage("llm:2", 2, 4, 2, [7, 35], None, [], [], [0, 0, 1], [7, 0, 35], [0.5, 0.5, 1.0])
     infos = [ImageInfo("plain.png", *SIZE)]
     return {
         "one": patchmap.value([file], infos, segments, [one_hot], nested=True),
         "two": patchmap.value([file], infos, segments, [merging]),
         "none": patchmap.value([file], infos, segments),
+        "blended": patchmap.value([file], infos, segments, [blending]),
+        "twice": patchmap.value([file], infos, segments, [blending, again]),
     }
 
 
 @pytest.fixture(scope="module")
-def page(values):
+def page(browser, values):
     with gr.Blocks(analytics_enabled=False) as blocks:
         for name, value in values.items():
             patchmap.patch_map(value, name, elem_id=name)
     port = free_port()
     ui.serve(blocks, "none", port=port, prevent_thread_lock=True, quiet=True)
-    with chromium() as browser, visit(browser, f"http://127.0.0.1:{port}") as page:
+    with visit(browser, f"http://127.0.0.1:{port}") as page:
         page.wait_for_function(
-            "[...document.querySelectorAll('canvas')].filter(c => c.width > 300).length === 3"
+            "[...document.querySelectorAll('canvas')].filter(c => c.width > 300).length === 5"
         )
         page.wait_for_timeout(300)
         yield page
@@ -126,3 +134,89 @@ def test_hovering_names_the_patch_under_the_pointer(page, segments):
         assert text.startswith(f"Patch {token} · row {token // 6 + 1}, column {token % 6 + 1}")
     canvas.hover(position={"x": 20, "y": 20})
     assert page.locator("#one .vt-readout").inner_text().startswith("Point at a patch")
+
+
+# ---- who went into whom ----
+
+GROUP, CURSOR = (0x4C, 0xC9, 0xF0), (0xFF, 0x9F, 0x1C)
+
+
+def point(page, name, token, segments):
+    """Point at a patch; what the line below the map says of it."""
+    canvas = page.locator(f"#{name} canvas")
+    canvas.scroll_into_view_if_needed()
+    scale = canvas.bounding_box()["width"] / SIZE[0]
+    x0, y0, x1, y1 = segments[0].boxes[token].tolist()
+    canvas.hover(position={"x": (x0 + x1) / 2 * scale, "y": (y0 + y1) / 2 * scale})
+    return page.locator(f"#{name} .vt-readout").inner_text().split(" · ")[2:]
+
+
+def framed(drawn, colour, segments):
+    """The patches with a frame of a colour: in the middle of all four sides."""
+    scale, near = drawn.shape[1] / SIZE[0], (abs(drawn - np.array(colour)).max(-1) < 40)
+    found = []
+    for token, box in enumerate(segments[0].boxes.tolist()):
+        x0, y0, x1, y1 = (round(edge * scale) for edge in box)
+        x, y = (x0 + x1) // 2, (y0 + y1) // 2
+        sides = [(x, y0), (x, y1), (x0, y), (x1, y)]
+        spots = [near[max(0, b - 4) : b + 5, max(0, a - 4) : a + 5] for a, b in sides]
+        if all(spot.any() for spot in spots):
+            found.append(token)
+    return found
+
+
+def test_pointing_at_a_patch_shows_what_went_into_it(page, segments):
+    assert point(page, "blended", 0, segments) == [
+        "kept",
+        "absorbed 3 patches: 9, 16, 27",  # the heaviest first
+        "holds parts of 1 kept one",
+    ]
+    drawn = pixels(page.locator("#blended canvas"))
+    assert framed(drawn, GROUP, segments) == [9, 16, 27]
+    assert framed(drawn, CURSOR, segments) == [0]
+    assert "blended with the patch you point at" in page.locator("#blended .vt-legend").inner_text()
+
+
+def test_pointing_at_an_absorbed_patch_shows_where_it_went(page, segments):
+    assert point(page, "blended", 16, segments) == ["went into patch 0"]
+    assert framed(pixels(page.locator("#blended canvas")), GROUP, segments) == [0]
+    assert point(page, "blended", 21, segments) == ["went into 2 patches: 35, 7"]
+    assert framed(pixels(page.locator("#blended canvas")), GROUP, segments) == [7, 35]
+    assert point(page, "blended", 3, segments) == ["went into a new token"]
+    assert point(page, "blended", 20, segments) == ["dropped"]
+    assert framed(pixels(page.locator("#blended canvas")), GROUP, segments) == []
+    caption = page.locator("#blended figcaption").inner_text()
+    assert "3 of 36 patches kept, 5 blended into them" in caption
+
+
+def test_a_pinned_patch_keeps_its_lines(page, segments):
+    point(page, "blended", 21, segments)
+    page.locator("#blended canvas").focus()
+    page.keyboard.press("Enter")
+    page.mouse.move(2, 2)
+    assert page.locator("#blended .vt-readout").inner_text().endswith("2 patches: 35, 7 · pinned")
+    drawn = pixels(page.locator("#blended canvas"))
+    assert framed(drawn, GROUP, segments) == [7, 35]
+    page.keyboard.press("Escape")
+    without = pixels(page.locator("#blended canvas"))
+    changed = (abs(drawn - without).max(-1) > 60).nonzero()
+    boxes = np.array([segments[0].boxes[token].tolist() for token in (21, 35)]).mean(0)
+    scale = drawn.shape[1] / SIZE[0]
+    middle = [
+        (boxes[i] + boxes[i + 2]) / 2 * scale for i in (0, 1)
+    ]  # half way: nothing but the line is there
+    assert np.hypot(changed[1] - middle[0], changed[0] - middle[1]).min() < 4
+
+
+def test_over_several_selections_it_says_when_and_whether_it_lasts(page, segments):
+    assert point(page, "twice", 16, segments) == ["went into patch 0 after the vision encoder"]
+    assert point(page, "twice", 0, segments) == [
+        "absorbed 3 patches: 9, 16, 27",
+        "holds parts of 1 kept one",
+        "went into patch 7 before LLM layer 2",
+    ]
+    assert framed(pixels(page.locator("#twice canvas")), GROUP, segments) == [7, 9, 16, 27]
+    drawn = pixels(page.locator("#twice canvas"))
+    dropped = patch(drawn, segments[0].boxes[20].tolist(), SIZE)
+    lives = patch(drawn, segments[0].boxes[27].tolist(), SIZE)
+    assert lives.mean() > dropped.mean() + 15  # part of one that is part of a kept one

@@ -6,22 +6,15 @@ import re
 
 import numpy as np
 import pytest
-from browsing import PATIENCE, alive, app, chromium, colourful, pixels, settle, visit
+from browsing import alive, colourful, pixels, settle, start, stop, visit
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
-expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
-def address():
-    with app() as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def page(address):
-    with chromium() as browser, visit(browser, address) as page:
+def page(browser, address):
+    with visit(browser, address) as page:
         alive(page)
         page.locator("#vt-tab-robustness-button").click()
         page.locator("#vt-robustness-kind").get_by_label("Covered squares").check()
@@ -86,6 +79,15 @@ def test_what_is_kept_can_be_seen_on_each_picture(page):
     page.check("#vt-robustness input[value=damaged]")
     page.wait_for_timeout(200)
     assert np.any(pixels(cards(page).first.locator("canvas")) != drawn) and colourful(drawn) < 14
+
+
+def test_stop_ends_the_work_and_the_next_start_works(page):
+    stop(page, "robustness", "Asking")
+    assert cards(page).count() < 6
+    expect(page.locator("#vt-robustness-start")).to_be_enabled()
+    expect(page.locator("#vt-robustness-stop")).to_be_disabled()
+    assert start(page, "robustness").startswith("Done")
+    expect(cards(page)).to_have_count(6)
 
 
 def test_other_pictures_clear_the_cards(page):

@@ -7,27 +7,13 @@ from urllib.parse import parse_qs, urlparse
 
 import numpy as np
 import pytest
-from browsing import PATIENCE, alive, app, chromium, pixels, run, settle, visit
+from browsing import alive, copied, pixels, run, settle, visit
 from PIL import Image, ImageDraw
 from playwright.sync_api import expect
 
-from vtprune import examples
 from vtprune.types import Run
 
 pytestmark = pytest.mark.browser
-expect.set_options(timeout=PATIENCE)
-
-
-@pytest.fixture(scope="module")
-def address():
-    with app() as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture
@@ -36,11 +22,6 @@ def page(browser, address):
         page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         alive(page)
         yield page
-
-
-@pytest.fixture(scope="module")
-def recorded():
-    return {example.name: example for example in examples.load()}
 
 
 @pytest.fixture
@@ -57,15 +38,6 @@ def upload(page, path):
     page.locator("#vt-gallery input[type=file]").first.set_input_files(path)
     expect(page.locator(".vt-name")).to_have_text(path.name)
     settle(page)
-
-
-def copied(page):
-    """The link that the button puts on the clipboard, and what the page says."""
-    page.evaluate("navigator.clipboard.writeText('')")
-    page.locator("#vt-link").click()
-    said = page.locator(".vt-saved")
-    expect(said).to_contain_text("Link copied.")
-    return page.evaluate("navigator.clipboard.readText()"), said.inner_text()
 
 
 def saved(page, button, folder):

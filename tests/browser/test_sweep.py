@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from browsing import PATIENCE, alive, app, chromium, ended, settle, start, tab, visit
+from browsing import alive, app, ended, settle, start, tab, visit
 from playwright.sync_api import expect
 
 import vtprune
 from vtprune import examples, study
 
 pytestmark = pytest.mark.browser
-expect.set_options(timeout=PATIENCE)
 
 POINT = ".vt-point[role=button]"
 
@@ -19,12 +18,6 @@ POINT = ".vt-point[role=button]"
 def address():
     with app("--device", "cpu") as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

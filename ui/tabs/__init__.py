@@ -3,8 +3,9 @@ here."""
 
 from ui.tabs.base import Tab
 from ui.tabs.compare import Compare
+from ui.tabs.learn import Learn
 from ui.tabs.paint import Paint
 from ui.tabs.robustness import Robustness
 from ui.tabs.sweep import Sweep
 
-TABS: tuple[type[Tab], ...] = (Compare, Sweep, Paint, Robustness)
+TABS: tuple[type[Tab], ...] = (Compare, Sweep, Paint, Robustness, Learn)

@@ -92,7 +92,12 @@ class Tab:
         """Start and Stop, and the line that says how far it is."""
         with gr.Row(elem_classes="vt-go"):
             self.parts.known["start"] = gr.Button(
-                start, variant="primary", scale=0, min_width=150, elem_id=f"vt-{self.name}-start"
+                start,
+                variant="primary",
+                scale=0,
+                min_width=150,
+                elem_id=f"vt-{self.name}-start",
+                elem_classes="vt-once",
             )
             self.parts.known["stop"] = gr.Button(
                 "Stop", interactive=False, scale=0, min_width=90, elem_id=f"vt-{self.name}-stop"

@@ -20,6 +20,7 @@ from ui.tabs.evidence import SENDS, Weighing, kept_sentence
 from ui.uploads import Upload
 from ui.web import QUIET, SHARED, panel, widget
 from vtprune import examples, export, methods
+from vtprune.sheets import sheets
 from vtprune.smallest import LIMIT, Found, smallest
 from vtprune.types import Done, Encoded, Run, Segment, Selected, Token
 
@@ -49,13 +50,13 @@ class Paint(Tab):
                 panel("<h2>Paint what is kept</h2>")
                 with gr.Row(elem_classes="vt-base"):
                     part["base"] = gr.Dropdown(
-                        self._choices(),
+                        self.handlers.models.choices(),
                         value="atp",
                         label="Start from what a method keeps at the budget of the left side",
                         filterable=False,
                         elem_id="vt-paint-base",
                     )
-                    part["take"] = gr.Button("Take its set", elem_id="vt-paint-take")
+                    part["take"] = gr.Button("Take its set", elem_id="vt-paint-take", elem_classes="vt-once")
                 part["board"] = widget(
                     "painting", "vt-painting", self._opening(), elem_id="vt-painting", **look
                 )
@@ -72,7 +73,9 @@ class Paint(Tab):
                         filterable=False,
                         elem_id="vt-paint-among",
                     )
-                    part["find"] = gr.Button("Find the smallest set", elem_id="vt-paint-find")
+                    part["find"] = gr.Button(
+                        "Find the smallest set", elem_id="vt-paint-find", elem_classes="vt-once"
+                    )
                     panel(
                         '<p class="vt-quiet">It follows the order of the method to start from. What is found '
                         f"gives the answer of all patches; it is the smallest of up to {LIMIT} sets that are "
@@ -104,7 +107,7 @@ class Paint(Tab):
         return self.parts.update(
             {
                 "board": self.board(files, question),
-                "base": gr.update(choices=self._choices()),
+                "base": gr.update(choices=self.handlers.models.choices()),
                 "answers": "",
                 "status": panels.status(HINT),
             }
@@ -119,7 +122,7 @@ class Paint(Tab):
             segments = self.handlers.engine.backbone.segments(blank) if blank else ()
         shown = [upload.digest for upload in files]
         known = {
-            asked.text: [[image, *box] for image, box in asked.evidence]
+            asked.text: patchmap.framed(sheets(segments), asked.evidence)
             for example in self.handlers.examples.values()
             if [uploads.digest(path) for path in example.pictures] == shown
             for asked in example.questions
@@ -131,9 +134,6 @@ class Paint(Tab):
         """The board of the page as it opens."""
         opening = self.handlers.opening()
         return self.board([uploads.opened(path) for path in opening["gallery"]], opening["question"])
-
-    def _choices(self) -> list[tuple[str, str]]:
-        return [choice for choice in self.handlers.models.choices() if choice[1] != "picked"]
 
     def painted(self, inputs: Inputs, painted: Any) -> Values:
         """What was painted, as the browser sent it. ValueError with a sentence when it cannot be used."""

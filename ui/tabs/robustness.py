@@ -20,6 +20,7 @@ from vtprune import export, methods
 from vtprune.compare import diff_words
 from vtprune.perturb import SEVERITIES
 from vtprune.robustness import Damaged, holds, robustness
+from vtprune.sheets import sheets
 
 KINDS = {"noise": "noise", "blur": "blur", "jpeg": "JPEG", "occlusion": "covered squares"}
 HINT = "The question, method and budget of the left side, on pictures that are damaged more and more."
@@ -103,10 +104,11 @@ def value(inputs: Inputs, kind: str, found: Sequence[Damaged], rows: Sequence[Va
 def row(damaged: Damaged, clean: Damaged) -> Values:
     """One severity. words: of each answer, with those marked that differ from the clean one."""
     run, stage = damaged.run, damaged.run.stages[-1:]
+    served = [_served(picture) for picture in damaged.pictures]
     blended = bool(stage and stage[0].merge_rows)
     return {
         "severity": damaged.severity,
-        "files": [_served(picture) for picture in damaged.pictures],
+        "files": [served[sheet.image] for sheet in sheets(run.segments)],
         "keep": stage[0].keep if stage else list(range(run.tokens)),
         "blended": patchmap.absorbers(stage[0], run.tokens) if blended else None,
         "tokens": f"{run.pruned.cost.mean_tokens:.4g} of {run.tokens}",

@@ -99,7 +99,7 @@ def build(
         with weights.placed(how), _quiet():
             checkpoint = Checkpoint(str(found.folder), found.config, found.name, place, kind, clip)
             backbone: Backbone = family(checkpoint)
-        backbone.defaults = calibration.read(found.folder)
+        calibration.apply(found.folder, backbone)
         return backbone
     except LoadError:
         raise

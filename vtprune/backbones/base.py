@@ -112,7 +112,8 @@ class Backbone(ABC):
     name: str
     device: torch.device
     dtype: torch.dtype
-    max_images: int = 4
+    max_images: int = 16
+    """Pictures of one prompt; fewer where the context is too short for them."""
     defaults: Mapping[str, Mapping[str, Any]] = {}
     """Parameters that were found for this model: method -> parameter -> value."""
     tokenizer: Any

@@ -30,7 +30,6 @@ class LlavaNext(Llava):
 
     family = "llava_next"
     architecture = "LlavaNextForConditionalGeneration"
-    max_images = 16
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)

@@ -37,7 +37,6 @@ class Qwen25VL(Pretrained):
     family = "qwen2_5_vl"
     kinds = ("vision", "projected", "llm")
     architecture = "Qwen2_5_VLForConditionalGeneration"
-    max_images = 16
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
