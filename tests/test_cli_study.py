@@ -1,4 +1,4 @@
-"""`vtprune compare` and `vtprune sweep` print and write what the library finds."""
+"""`vtprune compare`, `sweep` and `examples` print and write what the library finds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pytest
 
 import vtprune
-from vtprune import cli, study
+from vtprune import cli, examples, study
 from vtprune.scenes.world import render, sample
 
 QUESTION = "How many things are there?"
@@ -72,3 +72,18 @@ def test_what_cannot_be_done_is_one_line(scene, arguments, words, capsys):
     assert cli.main([arguments[0], scene, "-q", "What?", *arguments[1:], "--device", "cpu"]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and words in captured.err and captured.err.count("\n") == 1
+
+
+def test_the_recorded_examples_are_listed(capsys):
+    assert cli.main(["examples"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for example, line in zip(examples.load(), lines, strict=True):
+        assert line.startswith(example.name) and example.questions[0].text in line
+        assert line.endswith(examples.finding(example.run, example.questions[0]))
+
+
+def test_they_are_made_by_the_command(engine, monkeypatch, capsys):
+    made = []
+    monkeypatch.setattr(examples, "rebuild", lambda used: made.append(used) or [])
+    monkeypatch.setattr(cli, "_engine", lambda _: engine)
+    assert cli.main(["examples", "--rebuild"]) == 0 and made == [engine]

@@ -13,7 +13,7 @@ import vtprune
 from ui import cards
 from ui.handlers import Handlers
 from ui.tabs.learn import Learn
-from vtprune import examples, methods, showcase
+from vtprune import cli, examples, methods, showcase
 
 KNOWN = [name for name in methods.list_methods() if name != showcase.BY_HAND]
 
@@ -37,7 +37,7 @@ def value(recorded):
 
 
 def test_every_method_was_recorded_on_the_example(shown, recorded):
-    assert list(shown) == KNOWN, "record them again: python -m vtprune.examples --methods"
+    assert list(shown) == KNOWN, "record them again: vtprune examples --methods"
     total = recorded[showcase.EXAMPLE].run.tokens
     for one in shown.values():
         if one.reason:
@@ -78,11 +78,10 @@ def test_the_command_makes_them_alone(engine, monkeypatch, capsys, tmp_path):
     (tmp_path / showcase.FILE).unlink()
     made = examples.load(tmp_path)
     monkeypatch.setattr(examples, "load", lambda: made)
-    monkeypatch.setattr(vtprune, "load", lambda model: engine)
+    monkeypatch.setattr(cli, "_engine", lambda _: engine)
     monkeypatch.setattr(showcase, "assets_dir", lambda: tmp_path / "assets")
     (tmp_path / "assets/examples").mkdir(parents=True)
-    monkeypatch.setattr("sys.argv", ["examples", "--methods"])
-    examples.main()
+    assert cli.main(["examples", "--methods"]) == 0
     assert "divprune" in capsys.readouterr().out
     assert (tmp_path / "assets/examples" / showcase.FILE).read_bytes() == before[showcase.FILE]
     left = {name: (tmp_path / name).read_bytes() for name in before if name != showcase.FILE}

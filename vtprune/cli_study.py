@@ -1,4 +1,4 @@
-"""The commands ``vtprune compare`` and ``vtprune sweep``: tables of one question under several methods."""
+"""The commands ``vtprune compare``, ``sweep`` and ``examples``: questions under several methods, in lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Load = Callable[[argparse.Namespace], Any]
 
 
 def add(commands: Any, add_model: AddModel, load: Load, keep: Callable[[str], float | int]) -> None:
-    """Registers both. add_model, load: the options that name a model, and what loads it. keep: reads a
+    """Registers them. add_model, load: the options that name a model, and what loads it. keep: reads a
     budget as typed."""
     compare = commands.add_parser("compare", help="one question and budget under several methods")
     _add_question(compare, COMPARED)
@@ -40,6 +40,14 @@ def add(commands: Any, add_model: AddModel, load: Load, keep: Callable[[str], fl
     sweep.add_argument("--json", type=Path, metavar="FILE", help="write all points, as a list")
     add_model(sweep)
     sweep.set_defaults(command=lambda arguments: _sweep(load(arguments), arguments))
+
+    recorded = commands.add_parser("examples", help="the app's recorded examples, and how they are made")
+    recorded.add_argument("--rebuild", action="store_true", help="ask all of them again, and write them down")
+    recorded.add_argument(
+        "--methods", action="store_true", help="the same for the pictures on the methods' cards alone"
+    )
+    add_model(recorded)
+    recorded.set_defaults(command=lambda arguments: _examples(load, arguments))
 
 
 def _add_question(parser: argparse.ArgumentParser, methods: str) -> None:
@@ -126,3 +134,15 @@ def _share(text: str) -> float:
         return float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
         raise ValueError(f"{text!r} is not a share: give such as 0.25 or 25%.") from None
+
+
+def _examples(load: Load, arguments: argparse.Namespace) -> None:
+    from vtprune import examples, showcase
+
+    if arguments.methods:
+        for shown in showcase.rebuild(load(arguments), examples.load()):
+            print(f"{shown.method:20} {shown.reason or f'{shown.left} -> {shown.answer}'}")
+        return
+    for example in examples.rebuild(load(arguments)) if arguments.rebuild else examples.load():
+        asked = example.questions[0]
+        print(f"{example.name:10} {asked.text} -> {examples.finding(example.run, asked)}")

@@ -1,12 +1,11 @@
 """Recorded example runs: what they are, as data; how they are made again; and what they show.
 
-``python -m vtprune.examples`` draws the pictures, runs every example on the bundled model and writes
+``vtprune examples --rebuild`` draws the pictures, runs every example on the bundled model and writes
 everything to assets/examples, with what every method keeps of one of them (vtprune.showcase).
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 from collections.abc import Sequence
@@ -299,29 +298,3 @@ def finding(run: Run, asked: Asked) -> str:
         return f"{outcome[0].upper()}{outcome[1:]}."
     share = evidence_kept(run, asked.evidence)
     return f"{share:.0%} of what decides the answer was kept; {outcome}."
-
-
-def main() -> None:
-    """Rebuild with the bundled model, or the one that is named."""
-    import vtprune
-    from vtprune import showcase
-
-    parser = argparse.ArgumentParser(prog="python -m vtprune.examples", description=main.__doc__)
-    parser.add_argument("--model", help="a folder or hub id instead of the bundled model")
-    parser.add_argument(
-        "--methods", action="store_true", help="only what each method keeps; the examples stay as they are"
-    )
-    arguments = parser.parse_args()
-    engine = vtprune.load(arguments.model)
-    if arguments.methods:
-        for shown in showcase.rebuild(engine, load()):
-            print(f"{shown.method:20} {shown.reason or f'{shown.left} -> {shown.answer}'}")
-        return
-    for example in rebuild(engine):
-        print(
-            f"{example.name:10} {example.questions[0].text} -> {finding(example.run, example.questions[0])}"
-        )
-
-
-if __name__ == "__main__":
-    main()

@@ -29,8 +29,9 @@ HEAD = (
 FOOT = (
     f"The last {len(KIND_WORDS)} columns: {', '.join(words for _, words in KIND_WORDS.values())}. "
     "Methods that compare patches with the question also need a CLIP companion; the bundled model has one, "
-    "for others name one (--clip). Parameters of models that are not bundled, IDEFICS apart, were counted from "
-    "their dimensions; tokens and licences are a guide and were not checked: the model's own page decides."
+    "for others name one (--clip). Parameters of models that are not bundled, IDEFICS apart, were counted "
+    "from their dimensions; tokens and licences are a guide and were not checked: the model's own page "
+    "decides."
 )
 
 

@@ -1,6 +1,6 @@
 """What every method keeps of one and the same recorded example: the pictures on the methods' cards.
 
-Made with the examples, by ``python -m vtprune.examples``; with ``--methods`` these alone.
+Made with the examples, by ``vtprune examples --rebuild``; with ``--methods`` these alone.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ from vtprune.types import Selection, Signals
 class AgilePruner(Method):
     """Goes through the tokens by the encoder's attention and skips those too near to one already kept; how
     near is too near follows how busy the picture is. In a simple picture that is nearly plain attention, in
-    a busy one the choice spreads out. It does not know the question.
+    a busy one the choice spreads out. It does not know the question, and of things that look alike it keeps
+    one, so what has to be counted may be lost.
 
     Our implementation of AgilePruner. Effective rank e = exp(entropy of sigma / sum sigma) over the
     singular values of the tokens; a token is skipped when 1 - cos to a kept one is below strength * e /

@@ -26,8 +26,9 @@ class DART(Method):
     enters only through the text pivots, and "least like" favours oddities.
 
     Our implementation of DART. At the input of layer k: pivots are the image_pivots and text_pivots tokens
-    with the largest L1 norm of their keys in layer k - 1; each pivot in turn keeps an equal share of the
-    rest, those of lowest cosine of hidden states. The budget is a mean over all layers.
+    with the largest L1 norm |k_i|_1 of their keys in layer k - 1; each pivot p in turn keeps an equal share
+    of the rest, those with the smallest cos(h_i, h_p) of hidden states h. The budget is a mean over all
+    layers.
 
     On the bundled model, which has ten layers, a mean of 25 % leaves 16 of 256 tokens after layer 2. That is
     why it falls below random there, which keeps 64 from the start: at the same layer and number of tokens

@@ -24,7 +24,8 @@ class HoloV(Method):
     the price of tokens for strips that hold nothing.
 
     Our implementation of HoloV. `chunks` runs of tokens in raster order; the weight of a chunk is its share
-    of the mean CLS attention plus beta times its share of the variance of cosines between its tokens.
+    of the mean CLS attention plus beta times its share of the variance of cosines between its tokens:
+    w_c = a_c / sum a + beta v_c / sum v, and K is shared in proportion to w.
 
     Needs the CLS attention of the encoder.
     """

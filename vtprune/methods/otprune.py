@@ -22,7 +22,7 @@ from vtprune.types import Signals
 class OTPrune(Method):
     """Keeps the tokens whose distribution is closest to that of all tokens, so that frequent content stays
     frequent and rare content is not forgotten. It neither knows the question nor what matters in the
-    picture.
+    picture: a small thing that decides the answer counts for no more than the area it covers.
 
     Our implementation of OTPrune. Z: tokens with each feature dimension normalised, S = Z Z^T; greedily
     maximises log det(I + scale * S S^T) over the kept rows, a bound on the optimal transport distance of

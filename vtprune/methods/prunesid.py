@@ -24,10 +24,10 @@ class PruneSID(Method):
     attends to, leaving out near-copies. Every concept keeps a voice; it does not know the question, and
     groups of background get their quota too.
 
-    Our implementation of PruneSID. A token belongs to the principal component with its largest absolute
-    loading (tokens centred); groups share K by size; inside a group tokens follow the CLS attention, and
-    one whose cosine to a kept one exceeds (1 + mean cosine of all pairs) / 2 waits until nothing else is
-    left. size: tokens kept per group, on average.
+    Our implementation of PruneSID. A token belongs to the principal component v_p with its largest absolute
+    loading, argmax_p |v_p . (x_i - mean x)|; groups share K by size; inside a group tokens follow the CLS
+    attention, and one whose cosine to a kept one exceeds (1 + mean cosine of all pairs) / 2 waits until
+    nothing else is left. size: tokens kept per group, on average.
 
     Needs the CLS attention of the encoder.
     """

@@ -29,11 +29,11 @@ class TOPS(Method):
     how much of the picture a token stands for, and how different it is from those already kept. The weights
     are fixed, so a question about everything and one about a detail are treated alike.
 
-    Our implementation of TOPS. Greedily adds argmax of relevance_i + coverage * gain_i + diversity * (1 -
-    max_{j in S} cos_ij), where gain_i is the mean over tokens of what i adds to their highest cosine to S.
-    Relevance, min-max scaled: max over words of the cosine before the LLM, the mean attention of the
-    question's tokens at layers 3L/8 and 3L/4. The counts 128, 64 and 16 are scaled to the budget, a mean
-    over all layers.
+    Our implementation of TOPS. Greedily adds the token with the largest score_i = relevance_i + coverage *
+    gain_i + diversity * (1 - max_{j in S} cos_ij), where gain_i is the mean over tokens of what i adds to
+    their highest cosine to S. Relevance, min-max scaled: max over words of the cosine before the LLM, the
+    mean attention of the question's tokens at layers 3L/8 and 3L/4. The counts 128, 64 and 16 are scaled to
+    the budget, a mean over all layers.
 
     Needs the LLM's input embeddings of the content words, and attention rows of the question at two layers.
     """

@@ -24,8 +24,8 @@ class VisPruner(Method):
     whatever is unusual, meaningful or not.
 
     Our implementation of VisPruner. The remaining tokens in attention order are split into even and odd
-    places; the `batch` even ones most similar to any odd one go; repeat until enough went. important: share
-    of the first half.
+    places; the `batch` even ones i with the largest max_{j odd} cos(x_i, x_j) go; repeat until enough went.
+    important: share of the first half.
 
     Needs the CLS attention of the encoder.
     """

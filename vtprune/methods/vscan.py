@@ -28,7 +28,8 @@ class VScan(Method):
     and merging blurs what it saves.
 
     Our implementation of VScan. Local: each window x window block of patches gets its share of half the
-    tokens; global: top of the others; every dropped token is averaged into the kept one of highest cosine.
+    tokens; global: top of the others; a kept token j becomes the mean of itself and of all dropped i with
+    j = argmax_s cos(x_i, x_s).
     At the input of LLM layer L/2: top by the last token's attention. It keeps `ratio` times as many tokens
     before the LLM as after layer L/2: 1.5 B and 0.5 B for a mean of B.
 
