@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from ui import api
 from ui.layout import build
 from ui.models import Models
-from ui.web import style
+from ui.web import script, style
 from vtprune import __version__, load
 from vtprune.images import MAX_BYTES
 
@@ -72,6 +72,7 @@ def serve(page: gr.Blocks, model: str | Callable[[], str], **options: Any) -> An
         app_kwargs={"routes": [APIRoute("/health", health)]},
         theme=theme(),
         css=style(),
+        head=script(),
         **options,
     )
 

@@ -60,7 +60,7 @@ def style() -> str:
 
 @cache
 def script() -> str:
-    """A script element with everything the components call; the browser takes it once."""
+    """A script element with everything the components call, for the head of the page."""
     return f"<script>{_joined(SCRIPTS)}</script>"
 
 
@@ -77,7 +77,6 @@ def widget(function: str, host: str, value: Any, **more: Any) -> gr.HTML:
         value,
         html_template=f'<div class="{host}"></div>',
         js_on_load=f"vtprune.{function}(element, props, watch, trigger)",
-        head=script(),
         apply_default_css=False,
         **more,
     )

@@ -209,12 +209,6 @@
     started() {
       say(WAITING);
       window.vtprune.tab("run");
-      const button = document.getElementById("vt-run");
-      button.disabled = true; // the server's word comes too late for a double click
-      setTimeout(() => {
-        // still in the queue: an example picked now ends the wait, and then nobody else would free the button
-        if (document.querySelector("#vt-ask .vt-status").textContent === WAITING) button.disabled = false;
-      }, 1000);
       const map = document.getElementById("vt-see");
       if (map && window.innerWidth < 900) map.scrollIntoView({ behavior: "smooth" });
     },

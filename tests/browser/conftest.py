@@ -11,15 +11,16 @@ from vtprune import examples
 expect.set_options(timeout=PATIENCE)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def address():
-    """Of an app that this module has for itself."""
+    """Of an app that serves all tests; those that change its model start one of their own."""
     with app() as address:
         yield address
 
 
 @pytest.fixture(scope="module")
 def browser():
+    """With storage that the pages of a module share."""
     with chromium() as browser:
         yield browser
 
