@@ -3,7 +3,7 @@
 (() => {
   "use strict";
 
-  const { make, number, radios, placed, pointing } = window.vtprune;
+  const { make, number, radios, rest, placed, pointing } = window.vtprune;
 
   /* name, label, and the parts of a cell that count, the smallest first. */
   const SORTS = [
@@ -12,6 +12,11 @@
     ["evidence", "Evidence", ({ evidence }) => [evidence === null ? 1 : 0, -evidence]],
     ["time", "Time", ({ first }) => [first === null ? 1 : 0, first]],
   ];
+
+  const MISSING = {
+    evidence: "What decides the answer is known of recorded examples only.",
+    time: "No times were measured.",
+  };
 
   const before = (a, b) => {
     for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return a[i] - b[i];
@@ -142,7 +147,8 @@
       }
       for (const [name, , keys] of SORTS) {
         const possible = cells.some((cell) => !cell.reason && keys(cell)[0] !== 1);
-        this.sorting.inputs[name].disabled = name !== "chosen" && name !== "agreement" && !possible;
+        const always = name === "chosen" || name === "agreement";
+        rest(this.sorting.inputs[name], always || possible ? "" : MISSING[name]);
       }
       this.tellQuestion();
       this.order();

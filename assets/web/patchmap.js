@@ -12,7 +12,7 @@
 
   const MANY = 40; // patches that one was blended with; lines to more would hide the picture
 
-  const { make, swatch, ordinal, number, tokensFor, radios, placed, pointing } = window.vtprune;
+  const { make, swatch, ordinal, number, tokensFor, radios, rest, placed, pointing } = window.vtprune;
 
   class PatchMap {
     constructor(element, props, watch) {
@@ -158,12 +158,9 @@
     draw() {
       if (!this.figures || !this.figures.length) return;
       for (const [name] of VIEWS) {
-        const possible = this.available(name);
-        this.radios[name].disabled = !possible;
-        const label = this.radios[name].parentElement;
         const missing = `This method gives no ${name === "order" ? "order" : "scores"}.`;
         const reason = this.selection < 0 && this.value.stages.length ? "Nothing is chosen yet at this point." : missing;
-        label.title = possible ? label.dataset.title : reason;
+        rest(this.radios[name], this.available(name) ? "" : reason);
       }
       this.shown = this.available(this.view) ? this.view : "kept";
       this.radios[this.shown].checked = true;

@@ -4,7 +4,7 @@
 (() => {
   "use strict";
 
-  const { make, number, radios } = window.vtprune;
+  const { make, number, radios, rest } = window.vtprune;
   const COLOURS = 6; // --vt-series-0 …
   const DASHES = ["", "7 4", "2 3"];
   const TICKS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000];
@@ -83,7 +83,7 @@
         points: [...one.points].sort((a, b) => a.tokens - b.tokens || a.keep - b.keep),
       }));
       const known = series.some(({ points }) => points.some(({ evidence }) => evidence !== null));
-      this.measures.inputs.evidence.disabled = !known;
+      rest(this.measures.inputs.evidence, known ? "" : "What decides the answer is known of recorded examples only.");
       this.shown = known ? this.measure || "evidence" : "kl";
       const line = make("p");
       line.append(make("strong", "", full || "(no words)"), ` with all ${total} tokens`);

@@ -52,6 +52,13 @@
     return { root, inputs };
   };
 
+  /* One of these buttons can or cannot be pressed; reason: why it cannot, empty when it can. */
+  const rest = (input, reason) => {
+    const label = input.parentElement;
+    input.disabled = Boolean(reason);
+    label.title = reason || label.dataset.title || "";
+  };
+
   /* One entry of a legend: a sample, and what it stands for. */
   const swatch = (className, text) => {
     const item = make("span", "vt-key");
@@ -74,5 +81,16 @@
     true,
   );
 
-  window.vtprune = Object.assign(window.vtprune || {}, { make, swatch, ordinal, number, tokensFor, radios });
+  /* Why a button rests: Gradio's buttons take no title. */
+  const RESTS = [
+    ['button[id$="-stop"]', "Ends the work; it rests while nothing is running."],
+    ["button.vt-once", "It rests while the work that it began goes on."],
+  ];
+  new MutationObserver(() => {
+    for (const [selector, words] of RESTS) {
+      for (const button of document.querySelectorAll(`${selector}:not([title])`)) button.title = words;
+    }
+  }).observe(document.documentElement, { childList: true, subtree: true });
+
+  window.vtprune = Object.assign(window.vtprune || {}, { make, swatch, ordinal, number, tokensFor, radios, rest });
 })();

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from browsing import alive, colourful, health, patch, pixels, run, settle, visit
+from browsing import alive, colourful, health, patch, pixels, run, settle, start, tab, visit
 from PIL import Image, ImageDraw
 from playwright.sync_api import TimeoutError, expect
 
@@ -145,6 +145,20 @@ def test_stop_then_run_again(page, recorded):
     assert status.inner_text() == "Stopped."
     expect(page.locator("#vt-run")).to_be_enabled()
     assert run(page).startswith("Done")
+
+
+def test_what_rests_says_why(page, photo):
+    for button in page.locator('button[id$="-stop"]').all():
+        assert "rests while nothing is running" in button.get_attribute("title")
+    assert "rests while the work" in page.locator("#vt-run").get_attribute("title")
+    page.locator("textarea").fill("What is in the picture?")
+    upload(page, photo)
+    expect(page.locator(".vt-note")).to_contain_text("drawn scenes only")
+    tab(page, "Compare")
+    start(page, "compare")
+    sorting = page.locator(".vt-comparison .vt-view", has_text="Evidence")
+    expect(sorting.locator("input")).to_be_disabled()
+    assert "known of recorded examples only" in sorting.get_attribute("title")
 
 
 def test_impatient_clicks_do_no_harm(page):
