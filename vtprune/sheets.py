@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from vtprune.types import Segment
 
+Frame = tuple[float, float, float, float]
 TOUCHING = 0.25
 """Segments lie over one another when they share more than this part of the smaller one; tiles may overlap by
 the rounding of their edges."""
@@ -36,11 +34,13 @@ class Sheet:
 def sheets(segments: Sequence[Segment]) -> list[Sheet]:
     """The segments, each on the first sheet of its image where it has room; an image has one or several."""
     found = []
+    frames = {segment.start: _frame(segment) for segment in segments}
     for image in dict.fromkeys(segment.image for segment in segments):
         piles: list[list[Segment]] = []
         for segment in segments:
             if segment.image == image:
-                room = (pile for pile in piles if not any(_over(segment, other) for other in pile))
+                own = frames[segment.start]
+                room = (pile for pile in piles if not any(_over(own, frames[one.start]) for one in pile))
                 pile = next(room, None)
                 if pile is None:
                     piles.append([segment])
@@ -53,15 +53,18 @@ def sheets(segments: Sequence[Segment]) -> list[Sheet]:
     return found
 
 
-def _over(one: Segment, other: Segment) -> bool:
-    a, b = _frame(one), _frame(other)
-    sides = (torch.minimum(a[2:], b[2:]) - torch.maximum(a[:2], b[:2])).clamp(min=0)
-    smaller = min(float((frame[2:] - frame[:2]).prod()) for frame in (a, b))
-    return float(sides.prod()) > TOUCHING * smaller
+def _over(a: Frame, b: Frame) -> bool:
+    wide, high = (max(0.0, min(a[i + 2], b[i + 2]) - max(a[i], b[i])) for i in (0, 1))
+    smaller = min((frame[2] - frame[0]) * (frame[3] - frame[1]) for frame in (a, b))
+    return wide * high > TOUCHING * smaller
 
 
-def _frame(segment: Segment) -> Tensor:
-    """[4]: what a segment covers of the upload; nothing when all of it is padding."""
+def _frame(segment: Segment) -> Frame:
+    """What a segment covers of the upload; nothing when all of it is padding."""
     boxes = segment.boxes.double()
     real = boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)]
-    return torch.cat([real[:, :2].amin(0), real[:, 2:].amax(0)]) if len(real) else boxes.new_zeros(4)
+    if not len(real):
+        return 0.0, 0.0, 0.0, 0.0
+    left, top = real[:, :2].amin(0).tolist()
+    right, bottom = real[:, 2:].amax(0).tolist()
+    return left, top, right, bottom

@@ -34,6 +34,10 @@ class Inputs:
     longest: int
     asked: Asked | None
 
+    def options(self, chosen: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """The options that were set, of the methods that are chosen."""
+        return {name: own for name, own in self.params.items() if name in chosen}
+
     @property
     def paths(self) -> list[str]:
         return [upload.path for upload in self.files]

@@ -56,7 +56,7 @@ class Compare(Tab):
             chosen,
             inputs.percent / 100,
             inputs.longest,
-            {name: options for name, options in inputs.params.items() if name in chosen},
+            inputs.options(chosen),
             evidence=inputs.evidence,
             stop=stop,
         )

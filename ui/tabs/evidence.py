@@ -66,7 +66,7 @@ class Weighing(Tab):
             chosen,
             inputs.percent / 100,
             inputs.longest,
-            {name: own for name, own in inputs.params.items() if name in chosen},
+            inputs.options(chosen),
             evidence=[(image, (x0, y0, x1, y1)) for image, x0, y0, x1, y1 in boxes],
             repeats=0,
             stop=stop,

@@ -74,7 +74,7 @@ class Sweep(Tab):
             chosen,
             budgets,
             inputs.longest,
-            {name: options for name, options in inputs.params.items() if name in chosen},
+            inputs.options(chosen),
             evidence=inputs.evidence,
             stop=stop,
         )
