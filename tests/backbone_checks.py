@@ -43,9 +43,9 @@ class Rig:
         return self.engine.backbone
 
     @torch.inference_mode()
-    def whole(self, images: Sequence[Image.Image]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Logits [V] of transformers' forward, and the embeddings [L, D] and position ids [.., L] that it
-        gave to its own language model."""
+    def whole(self, images: Sequence[Image.Image]) -> tuple[torch.Tensor, ...]:
+        """Logits [V] of transformers' forward, and what it gave to its own language model: embeddings [L, D],
+        position ids [.., L], and what deepstack adds after the first layers [layers, L, D]."""
         seen: dict[str, Any] = {}
         language = language_of(self.model)
         hook = language.register_forward_pre_hook(lambda _, __, kwargs: seen.update(kwargs), with_kwargs=True)
@@ -53,7 +53,11 @@ class Rig:
         hook.remove()
         embeds, positions = seen["inputs_embeds"][0], seen.get("position_ids")
         positions = torch.arange(len(embeds)) if positions is None else positions[..., 0, :]
-        return logits.float(), embeds, positions
+        added = seen.get("deepstack_visual_embeds") or ()
+        deep = torch.zeros(len(added), *embeds.shape)
+        for mine, theirs in zip(deep, added, strict=True):
+            mine[seen["visual_pos_masks"][0]] = theirs
+        return logits.float(), embeds, positions, deep
 
 
 def language_of(model: Any) -> Any:
@@ -62,10 +66,13 @@ def language_of(model: Any) -> Any:
 
 
 @torch.inference_mode()
-def language_logits(model: Any, embeds, positions, layer: int | None = None, hidden=()) -> torch.Tensor:
+def language_logits(
+    model: Any, embeds, positions, layer: int | None = None, hidden=(), deep=()
+) -> torch.Tensor:
     """Logits [n, V] of transformers' language model on embeddings [n, D] and positions [n] or [3, n].
 
-    From `layer` on nobody sees the columns `hidden`.
+    From `layer` on nobody sees the columns `hidden`. deep: added after the first layers, each [m, D] to the
+    first m tokens.
     """
     language, n = language_of(model), len(embeds)
     causal = torch.full((n, n), float("-inf")).triu(1)
@@ -77,6 +84,8 @@ def language_logits(model: Any, embeds, positions, layer: int | None = None, hid
     for k, block in enumerate(language.layers):
         mask = masked if layer is not None and k >= layer else causal
         states = block(states, attention_mask=mask[None, None], position_embeddings=rotation)
+        for added in deep[k : k + 1]:
+            states[0, : len(added)] += added
     return model.lm_head(language.norm(states))[0].float()
 
 
@@ -88,7 +97,7 @@ def silence(model: Any, *tokens: int) -> None:
 
 def check_everything_is_the_model_itself(rig: Rig, images: Sequence[Image.Image], tokens: int = 32) -> None:
     """keep = 1: logits of the prefill and greedy tokens are those of transformers' forward and generate."""
-    logits, _, positions = rig.whole(images)
+    logits, _, positions, _ = rig.whole(images)
     prompt = check_the_full_side(rig, images, logits, tokens)
     assert torch.equal(prompt.positions, positions) and prompt.next_position == int(positions.max()) + 1
 
@@ -132,7 +141,7 @@ def check_pruned_before_the_layers(
     """Every token of a pruned answer is the likeliest after transformers ran on embeddings picked by hand."""
     run = rig.engine.run(images, QUESTION, method, keep=keep, positions=positions, **FAST)
     prompt = rig.backbone.prepare(images, QUESTION)
-    _, embeds, where = rig.whole(images)
+    _, embeds, where, deep = rig.whole(images)
     kept = run.stages[0].keep
     assert len(kept) == round(keep * len(prompt.visual)) < len(prompt.visual)
     places = torch.cat([prompt.text, prompt.visual[kept]]).sort().values
@@ -140,7 +149,7 @@ def check_pruned_before_the_layers(
     if positions == "renumber":
         where = renumbered(where)
         following = int(where.max()) + 1
-    _check_answer(rig, run, embeds[places], where, following)
+    _check_answer(rig, run, embeds[places], where, following, deep=deep[:, places])
 
 
 def renumbered(where: torch.Tensor) -> torch.Tensor:
@@ -153,9 +162,9 @@ def check_pruned_inside(rig: Rig, images: Sequence[Image.Image], keep: float, k:
     """FastV: ranked by attention that eager transformers agrees with; as if the dropped could not be seen."""
     run = rig.engine.run(images, QUESTION, "fastv", keep=keep, k=k, **FAST)
     prompt = rig.backbone.prepare(images, QUESTION)
-    _, embeds, where = rig.whole(images)
+    _, embeds, where, deep = rig.whole(images)
     (stage,) = run.stages
-    attention = _eager_attention(rig, images, k - 1)[prompt.visual]
+    attention = eager_attention(rig, images, k - 1)[prompt.visual]
     dropped = torch.ones(len(prompt.visual), dtype=torch.bool)
     dropped[stage.keep] = False
     assert attention[~dropped].min() >= attention[dropped].max() - 1e-6 or len(set(images)) > 1
@@ -163,10 +172,10 @@ def check_pruned_inside(rig: Rig, images: Sequence[Image.Image], keep: float, k:
     scores[stage.scored] = torch.tensor(stage.scores)
     assert torch.allclose(scores, attention, atol=1e-5)
     following = int(where.max()) + 1
-    _check_answer(rig, run, embeds, where, following, layer=k, hidden=prompt.visual[dropped])
+    _check_answer(rig, run, embeds, where, following, layer=k, hidden=prompt.visual[dropped], deep=deep)
 
 
-def _eager_attention(rig: Rig, images: Sequence[Image.Image], layer: int) -> torch.Tensor:
+def eager_attention(rig: Rig, images: Sequence[Image.Image], layer: int) -> torch.Tensor:
     """[L]: what the last token pays in a layer, mean over heads."""
     rig.model.set_attn_implementation("eager")
     try:
@@ -177,11 +186,11 @@ def _eager_attention(rig: Rig, images: Sequence[Image.Image], layer: int) -> tor
     return outputs.attentions[layer][0, :, -1].mean(0)
 
 
-def _check_answer(rig: Rig, run, embeds, where, following: int, **masked: Any) -> None:
+def _check_answer(rig: Rig, run, embeds, where, following: int, **options: Any) -> None:
     ids = torch.tensor([t.id for t in run.pruned.tokens])
     said = rig.model.get_input_embeddings()(ids[:-1])
     after = (following + torch.arange(len(said))).expand(*where.shape[:-1], -1)
-    logits = language_logits(rig.model, torch.cat([embeds, said]), torch.cat([where, after], -1), **masked)[
+    logits = language_logits(rig.model, torch.cat([embeds, said]), torch.cat([where, after], -1), **options)[
         len(embeds) - 1 :
     ]
     assert logits.argmax(-1).tolist() == ids.tolist()

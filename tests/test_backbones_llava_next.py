@@ -209,7 +209,7 @@ def packed(rig, rows, images):
 
 def test_features_equal_the_models_own(rig):
     images = pictures(3)
-    prompt, (_, embeds, _) = rig.backbone.prepare(images, QUESTION), rig.whole(images)
+    prompt, (_, embeds, *_) = rig.backbone.prepare(images, QUESTION), rig.whole(images)
     features = rig.backbone.project(rig.backbone.encode(prompt).features)
     assert torch.allclose(features, embeds[prompt.visual], atol=1e-5)
 

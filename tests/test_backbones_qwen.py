@@ -1,127 +1,33 @@
-"""Qwen2.5-VL: its own resolution, merged patches and positions on three axes, against transformers' model."""
+"""Qwen2.5-VL and Qwen3-VL: their own resolution, merged patches and positions on three axes, against
+transformers' models."""
 
 from __future__ import annotations
 
 import backbone_checks as checks
 import pytest
 import torch
-from backbone_checks import QUESTION, Rig
-from conftest import build_companion, build_tokenizer, picture
+from backbone_checks import QUESTION
+from conftest import picture
 from PIL import Image
+from qwen_rigs import FAMILIES, MANY, SHAPES, build_qwen, pictures, rig_of
 
 import vtprune
 from vtprune.backbones.geometry import overlap
 
-PATCH, UNIT = 4, 8  # a token shows 8 x 8 pixels
-MARKS = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
-TEMPLATE = (
-    "{% for message in messages %}{% if loop.first %}<|im_start|>system\nYou are a helpful assistant."
-    "<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-SHAPES = {"square": (40, 40), "wide": (160, 20), "tall": (18, 144), "odd": (61, 47), "large": (401, 399)}
 
-
-def build_qwen(folder, *, mixing=0.25, template=TEMPLATE, clip=False):
-    """Save a random Qwen2.5-VL to a folder and return it, with its processor. mixing: scale of what the
-    tower's patches tell each other."""
-    from transformers import (
-        Qwen2_5_VLConfig,
-        Qwen2_5_VLForConditionalGeneration,
-        Qwen2_5_VLProcessor,
-        Qwen2VLImageProcessor,
-        Qwen2VLVideoProcessor,
-    )
-
-    torch.manual_seed(0)
-    tokenizer = build_tokenizer()
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>", *MARKS]})
-    number = tokenizer.convert_tokens_to_ids
-    vision = {
-        "depth": 4,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_heads": 4,
-        "patch_size": PATCH,
-        "spatial_merge_size": 2,
-        "window_size": 2 * UNIT,
-        "fullatt_block_indexes": [1, 3],
-        "out_hidden_size": 48,
-    }
-    text = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 48,
-        "intermediate_size": 96,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 2048,
-        "initializer_range": 0.2,
-        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 2, 2], "rope_theta": 10000.0},
-        "eos_token_id": number("<|im_end|>"),
-    }
-    config = Qwen2_5_VLConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_id=number("<|image_pad|>"),
-        video_token_id=number("<|video_pad|>"),
-        vision_start_token_id=number("<|vision_start|>"),
-        vision_end_token_id=number("<|vision_end|>"),
-    )
-    model = Qwen2_5_VLForConditionalGeneration(config).eval()
-    with torch.no_grad():
-        for name, parameter in model.model.visual.named_parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(std=mixing if "attn.proj" in name else 0.25)
-    checks.silence(model, *(number(mark) for mark in MARKS))
-    model.generation_config.eos_token_id = number("<|im_end|>")
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    limits = {"shortest_edge": 4 * UNIT**2, "longest_edge": 40 * UNIT**2}
-    options = {"size": limits, "patch_size": PATCH, "merge_size": 2, "temporal_patch_size": 2}
-    processor = Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(**options),
-        tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(**options),
-        chat_template=template,
-    )
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    if clip:
-        build_companion(folder / "clip", build_tokenizer())
-    return model, processor
-
-
-def rig_of(folder, **options) -> Rig:
-    model, processor = build_qwen(folder, **options)
-    model.set_attn_implementation("sdpa")
-
-    def inputs(images, question):
-        content = [*({"type": "image"} for _ in images), {"type": "text", "text": question}]
-        text = processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-        )
-        return dict(processor(images=list(images), text=[text], return_tensors="pt"))
-
-    return Rig(vtprune.load(folder), model, inputs)
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("qwen")
+def folder(family, tmp_path_factory):
+    return tmp_path_factory.mktemp(family)
 
 
 @pytest.fixture(scope="module")
-def rig(folder):
-    return rig_of(folder)
-
-
-def pictures(*shapes):
-    return [picture(i, *SHAPES[shape]) for i, shape in enumerate(shapes)]
-
-
-MANY = ("wide", "square", "tall")
+def rig(folder, family):
+    return rig_of(folder, family)
 
 
 @pytest.mark.parametrize("shapes", [*((shape,) for shape in SHAPES), MANY])
@@ -136,14 +42,15 @@ def test_pruned_answer_equals_hand_built_reference(rig, method, shapes, position
     checks.check_pruned_before_the_layers(rig, pictures(*shapes), method, 0.25, positions)
 
 
+@pytest.mark.parametrize("k", [1, 2, 3])
 @pytest.mark.parametrize("shapes", [("odd",), MANY])
-def test_pruning_inside_equals_masking(rig, shapes):
-    checks.check_pruned_inside(rig, pictures(*shapes), 0.8)
+def test_pruning_inside_equals_masking(rig, shapes, k):
+    checks.check_pruned_inside(rig, pictures(*shapes), 0.9, k)
 
 
 def test_features_equal_the_models_own(rig):
     images = pictures(*MANY)
-    prompt, (_, embeds, _) = rig.backbone.prepare(images, QUESTION), rig.whole(images)
+    prompt, (_, embeds, *_) = rig.backbone.prepare(images, QUESTION), rig.whole(images)
     features = rig.backbone.project(rig.backbone.encode(prompt, ("keys", "received_attention")).features)
     assert torch.allclose(features, embeds[prompt.visual], atol=1e-5)
 
@@ -158,9 +65,9 @@ def test_boxes_cover_the_upload_once(rig, shape):
 
 
 @pytest.fixture(scope="module")
-def blind(tmp_path_factory):
+def blind(family, tmp_path_factory):
     """Its tower's patches hardly tell each other what they see."""
-    return rig_of(tmp_path_factory.mktemp("blind"), mixing=0.01)
+    return rig_of(tmp_path_factory.mktemp("blind"), family, mixing=0.01)
 
 
 @pytest.mark.parametrize("size", [(40, 40), (90, 60), (60, 90), (33, 264), (264, 33), (17, 23), (401, 399)])
@@ -168,18 +75,20 @@ def test_a_bright_cell_changes_the_token_whose_box_holds_it(blind, size):
     assert checks.check_geometry(blind, size) == 3
 
 
-def test_signals_are_means_over_the_patches_of_a_token(rig):
+def test_signals_are_means_over_the_patches_of_a_token(rig, family):
     """One picture of 3 x 5 tokens, so that windows are cut; by hand from the tower's own layers."""
     image = picture(3, 40, 24)
     prompt = rig.backbone.prepare([image], QUESTION)
     assert prompt.segments[0].grid == (3, 5)
     encoded = rig.backbone.encode(prompt, ("received_attention", "middle_attention", "keys"))
     attention, keys = by_hand(rig, prompt)
-    # fullatt_block_indexes are 1 and 3; 9/24 of four blocks is 1.5
-    for need, layer in (("received_attention", 3), ("middle_attention", 1)):
+    # four blocks of which 1 and 3 see everything, 9/24 of the depth is 1.5; or all of five, and 1.875
+    last, middle = {"qwen2_5_vl": (3, 1), "qwen3_vl": (4, 2)}[family]
+    to_tokens = {"qwen2_5_vl": from_windows, "qwen3_vl": from_rows}[family]
+    for need, layer in (("received_attention", last), ("middle_attention", middle)):
         received = attention[layer][0].mean(0).mean(0)
         assert torch.allclose(encoded.signals[need], to_tokens(received), atol=1e-6)
-    expected = to_tokens(keys[3].unflatten(-1, (4, 8)).mean(1))
+    expected = to_tokens(keys[last].unflatten(-1, (4, 8)).mean(1))
     assert torch.allclose(encoded.signals["keys"], expected, atol=1e-5)
 
 
@@ -215,11 +124,16 @@ def by_hand(rig, prompt):
     return [attention[id(block.attn)][0] for block in tower.blocks], keys
 
 
-def to_tokens(rows):
+def from_rows(rows):
+    """Rows of the patches of tokens, four of each in turn -> the tokens."""
+    return rows.unflatten(0, (-1, 4)).mean(1)
+
+
+def from_windows(rows):
     """Rows of the patches of 3 x 5 tokens in windows of 2 x 2 tokens -> the tokens row by row."""
     order = [*(0, 1, 5, 6), *(2, 3, 7, 8), *(4, 9), *(10, 11), *(12, 13), 14]
     found = torch.empty(15, *rows.shape[1:])
-    found[order] = rows.unflatten(0, (15, 4)).mean(1)
+    found[order] = from_rows(rows)
     return found
 
 
@@ -235,7 +149,7 @@ def test_received_attention_stays_inside_each_picture(rig):
 def test_long_attention_maps_are_made_in_pieces(rig, monkeypatch):
     prompt = rig.backbone.prepare(pictures("odd", "tall"), QUESTION)
     whole = rig.backbone.encode(prompt, ("received_attention",)).signals["received_attention"]
-    monkeypatch.setattr("vtprune.backbones.qwen2_5_vl.AT_ONCE", 4 * 500)
+    monkeypatch.setattr("vtprune.backbones.qwen_vl.AT_ONCE", 4 * 500)
     pieces = rig.backbone.encode(prompt, ("received_attention",)).signals["received_attention"]
     assert torch.allclose(pieces, whole, atol=1e-6)
 
@@ -301,8 +215,8 @@ def test_half_precision_selects_on_float32_signals(rig, folder, method):
     checks.check_half_precision_selects_alike(folder, pictures(*MANY), method, 12)
 
 
-def test_a_companion_maps_to_the_tokens(tmp_path):
-    build_qwen(tmp_path, clip=True)
+def test_a_companion_maps_to_the_tokens(family, tmp_path):
+    build_qwen(tmp_path, family, clip=True)
     engine = vtprune.load(tmp_path)
     assert engine.supports("trim") is None
     run = engine.run(pictures("odd", "tall"), QUESTION, "trim", keep=0.3, max_new_tokens=2, repeats=0)
@@ -313,8 +227,8 @@ def test_sixteen_pictures(rig):
     checks.check_sixteen_pictures(rig)
 
 
-def test_prompt_without_a_chat_template_is_the_familys(rig, tmp_path):
-    build_qwen(tmp_path, template=None)
+def test_prompt_without_a_chat_template_is_the_familys(rig, family, tmp_path):
+    build_qwen(tmp_path, family, template=False)
     backbone = vtprune.load(tmp_path).backbone
     prompt = backbone.prepare(pictures("odd", "tall"), QUESTION)
     assert torch.equal(prompt.ids, rig.inputs(pictures("odd", "tall"), QUESTION)["input_ids"][0])
@@ -328,6 +242,6 @@ def test_question_must_not_hold_a_mark(rig, mark):
 
 
 def test_thin_pictures(rig):
-    checks.check_everything_is_the_model_itself(rig, [picture(1, 199, 1)], tokens=4)
+    checks.check_everything_is_the_model_itself(rig, [picture(1, 199, 1)], tokens=8)
     with pytest.raises(ValueError, match="201 x 1 pixels is too thin"):
         rig.backbone.prepare([Image.new("RGB", (201, 1))], QUESTION)

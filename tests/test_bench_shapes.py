@@ -78,7 +78,9 @@ class TestPublished:
 
         assert parameters(AutoConfig.for_model(**OTHERS[name])) == models.known(name).size
 
-    @pytest.mark.parametrize(("name", "tokens"), list(zip(DEFAULT, (576, 2880, 1296), strict=True)))
+    @pytest.mark.parametrize(
+        ("name", "tokens"), list(zip((*DEFAULT, "qwen3-vl-2b"), (576, 2880, 1296, 1024), strict=True))
+    )
     def test_every_adapter_takes_the_whole_shape(self, name, tokens, tmp_path):
         backbone = build(name, config_of(name), torch.device("meta"), torch.bfloat16, tmp_path)
         assert [parameter.device.type for parameter in backbone.model.parameters()].count("meta") > 100
@@ -133,7 +135,7 @@ class TestBench:
         assert [(a.same, a.gap) for a in found] == [(12, None)] * 3
         assert all(a.difference < 1e-4 for a in found)
 
-    @pytest.mark.parametrize("name", DEFAULT)
+    @pytest.mark.parametrize("name", (*DEFAULT, "qwen3-vl-2b"))
     def test_that_says_something_as_answers_vary_and_depend_on_the_picture(self, name, tmp_path):
         backbone = build(name, config_of(name, True), torch.device("cpu"), torch.float32, tmp_path)
         prompt = backbone.prepare([shapes._picture(SIDE // 4)], "What is this?")

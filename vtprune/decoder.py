@@ -1,8 +1,8 @@
 """Prefill and greedy decode over a language model's layers, with room to drop tokens between two of them.
 
 The layers are transformers' own, called one by one without a mask, so that attention takes the fast causal
-path. What is ours is the cache, whose layers may differ in length, and the moment before each layer in which
-a caller may look at a few attention rows and hand back fewer tokens.
+path. What is ours is the cache, whose layers may differ in length, the moment before each layer in which a
+caller may look at a few attention rows and hand back fewer tokens, and the one after it, to add to them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from vtprune.backbones.base import LanguageModel
 BeforeLayer = Callable[[int, Tensor, "Look"], tuple[Tensor, Tensor] | None]
 """before_layer(k, hidden [n, D], look) -> None, or (hidden [m, D], positions [m] or [3, m]) to go on
 with."""
+AfterLayer = Callable[[Tensor], Tensor]
+"""after_layer(hidden [n, D]) -> hidden [n, D], what the next layer gets."""
 
 
 class LayerCache:
@@ -83,7 +85,7 @@ class Look:
         layer, seen = self._layer(offset)
         cos, sin = seen.rotation
         module = layer.self_attn
-        query = _heads(module.q_proj, layer.input_layernorm(seen.hidden[:, rows]), module.head_dim)
+        query = _heads(module, "q", layer.input_layernorm(seen.hidden[:, rows]))
         query = self._llm.rotate(query, cos[:, rows], sin[:, rows])
         key = self._keys(offset).repeat_interleave(module.num_key_value_groups, dim=1)
         scores = query.float() @ key.float().transpose(-1, -2) * module.scaling
@@ -98,7 +100,7 @@ class Look:
         layer, seen = self._layer(offset)
         if offset == -1:
             return self._cache.keys(self._k - 1).to(seen.hidden.device)  # that layer may be on another GPU
-        key = _heads(layer.self_attn.k_proj, layer.input_layernorm(seen.hidden), layer.self_attn.head_dim)
+        key = _heads(layer.self_attn, "k", layer.input_layernorm(seen.hidden))
         return self._llm.rotate(key, *seen.rotation)
 
     def _layer(self, offset: int) -> tuple[Any, _Input]:
@@ -109,9 +111,11 @@ class Look:
         raise ValueError(f"layer {self._k} has no layer at offset {offset} to look at.")
 
 
-def _heads(projection: Any, x: Tensor, size: int) -> Tensor:
-    """[1, n, D] -> [1, heads, n, size]."""
-    return projection(x).unflatten(-1, (-1, size)).transpose(1, 2)
+def _heads(module: Any, name: str, x: Tensor) -> Tensor:
+    """[1, n, D] -> [1, heads, n, h]: "q" or "k" of an attention module, before its rotation."""
+    heads = getattr(module, f"{name}_proj")(x).unflatten(-1, (-1, module.head_dim))
+    norm = getattr(module, f"{name}_norm", None)
+    return (heads if norm is None else norm(heads)).transpose(1, 2)
 
 
 class Decoding:
@@ -152,12 +156,14 @@ def prefill(
     room: int,
     next_position: int | None = None,
     before_layer: BeforeLayer | None = None,
+    after_layer: AfterLayer | None = None,
 ) -> Decoding:
     """Run a prompt through the layers once.
 
     embeds [n, D], positions [n] or [3, n] int64 (ascending, gaps allowed). room: tokens that will be decoded
     at most. next_position: position id of the first decoded token in every layer, or None to go on from the
-    highest position that each layer saw. before_layer: see BeforeLayer; called before every layer.
+    highest position that each layer saw. before_layer, after_layer: see BeforeLayer and AfterLayer; called
+    before and after every layer.
     """
     hidden = embeds[None]
     cache = LayerCache(len(llm.layers), room)
@@ -176,6 +182,8 @@ def prefill(
         before = _Input(hidden, rotation)
         next_positions.append(following)
         hidden = layer(hidden, position_embeddings=rotation, past_key_values=cache)
+        if after_layer is not None:
+            hidden = after_layer(hidden[0])[None]
     return Decoding(llm, cache, next_positions, _logits(llm, hidden[:, -1:]))
 
 

@@ -124,6 +124,9 @@ MODELS = (
         "Qwen Research (not commercial)",
     ),
     Known("Qwen/Qwen2.5-VL-7B-Instruct", "qwen2_5_vl", 8_292_166_656, "one for 28 x 28 pixels", "Apache-2.0"),
+    Known("Qwen/Qwen3-VL-2B-Instruct", "qwen3_vl", 2_127_532_032, "one for 32 x 32 pixels", "Apache-2.0"),
+    Known("Qwen/Qwen3-VL-4B-Instruct", "qwen3_vl", 4_437_815_808, "one for 32 x 32 pixels", "Apache-2.0"),
+    Known("Qwen/Qwen3-VL-8B-Instruct", "qwen3_vl", 8_767_123_696, "one for 32 x 32 pixels", "Apache-2.0"),
     Known(
         "Salesforce/blip2-opt-2.7b",
         "blip-2",

@@ -71,7 +71,7 @@ class Pass:
             timer.switch("select")
             known["clip_patches"], known["clip_text"], known["clip_sign"] = backbone.clip(prompt, encoded)
         signals = Signals(encoded.features, prompt.segments, seed=self.seed, **known)
-        self._alive = Alive.start(signals, prompt.visual)
+        self._alive, self._deep = Alive.start(signals, prompt.visual), list(encoded.deep)
 
         features = self._select_all((s for s in self.steps if s.at == "vision"), encoded.features)
         timer.switch("encode")
@@ -88,6 +88,7 @@ class Pass:
             room=room,
             next_position=prompt.next_position if self.positions == "original" else None,
             before_layer=self._before_layer if self._inside else None,
+            after_layer=self._after_layer if self._deep else None,
         )
         if not self._inside:
             self.visual_per_layer = [len(features)] * backbone.layers
@@ -110,6 +111,10 @@ class Pass:
         self.visual_per_layer.append(self._alive.count)
         return change
 
+    def _after_layer(self, hidden: Tensor) -> Tensor:
+        """[n, D]: with what deepstack adds to the visual tokens after this layer."""
+        return hidden.index_add(0, self._sequence.visual_rows, self._deep.pop(0)) if self._deep else hidden
+
     @torch.inference_mode()
     def _select(self, step: Step, features: Tensor, look: Look | None = None) -> Tensor:
         """Run one step on the alive tokens' features [M, D]; returns those [K, D] of who is alive then."""
@@ -123,7 +128,10 @@ class Pass:
             selection = step.select(signals, step.keep)
         alive = dataclasses.replace(alive, signals=signals)
         name, layer = (f"llm:{step.at[1]}", step.at[1]) if isinstance(step.at, tuple) else (step.at, None)
-        self._alive, features = alive.apply(selection, features, self.prompt.last_places)
+        # what is still to be added to the tokens shares their fate
+        self._alive, (features, *self._deep) = alive.apply(
+            selection, [features, *self._deep], self.prompt.last_places
+        )
         self.timer.switch(None)  # keeping the record is no part of the method
         self.stages.append(alive.stage(selection, name, layer, len(self.prompt.images)))
         self.timer.switch(outer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,25 +51,27 @@ class Alive:
     def count(self) -> int:
         return len(self.ids)
 
-    def apply(self, selection: Selection, features: Tensor, last: Tensor) -> tuple[Alive, Tensor]:
+    def apply(
+        self, selection: Selection, features: Iterable[Tensor], last: Tensor
+    ) -> tuple[Alive, list[Tensor]]:
         """Who is alive after a selection, and their features.
 
-        features [M, D] of any dtype; merging is done in float32. last [images] int64: place of each image's
-        last original token. Tokens made by merging go behind the kept ones of the image that weighs most in
-        them.
+        features: each [M, D] of any dtype; merging is done in float32. last [images] int64: place of each
+        image's last original token. Tokens made by merging go behind the kept ones of the image that weighs
+        most in them.
         """
         keep = selection.keep.to(self.ids.device)
         kept = Alive(self.signals.take(keep), self.ids[keep], self.places[keep], self.next_id)
         if selection.merge is None:
-            return kept, features[keep]
-        merged = (selection.merge @ features.float()).to(features.dtype)
+            return kept, [mine[keep] for mine in features]
+        merged = [(selection.merge @ mine.float()).to(mine.dtype) for mine in features]
         if not selection.extra:
             return kept, merged
-        return self._with_extras(kept, selection, merged, last)
+        alive, rows = self._with_extras(kept, selection, last)
+        return alive, [mine[rows] for mine in merged]
 
-    def _with_extras(
-        self, kept: Alive, selection: Selection, merged: Tensor, last: Tensor
-    ) -> tuple[Alive, Tensor]:
+    def _with_extras(self, kept: Alive, selection: Selection, last: Tensor) -> tuple[Alive, Tensor]:
+        """Who is alive, and [K + extra] int64: their rows of the merge matrix."""
         assert selection.merge is not None
         weights = selection.merge.to_dense()[kept.count :]
         image_ids = self.signals.image_ids()
@@ -78,7 +81,7 @@ class Alive:
         # a merged token has the average of what the method read of its parts
         average = weights / weights.sum(1, keepdim=True).clamp(min=1e-12)
 
-        order: list[int] = []  # rows of `merged`, per image the kept ones and then its extras
+        order: list[int] = []  # per image the kept ones and then its extras
         segments: list[Segment] = []
         ending = {segment.image: i for i, segment in enumerate(kept.signals.segments)}
         for i, segment in enumerate(kept.signals.segments):
@@ -108,7 +111,7 @@ class Alive:
             torch.cat([kept.places, new_places])[rows],
             self.next_id + len(owners),
         )
-        return alive, merged[rows]
+        return alive, rows
 
     def stage(self, selection: Selection, name: str, layer: int | None, images: int) -> Stage:
         """The record of a selection made from these tokens; `seconds` is filled in later."""

@@ -36,6 +36,7 @@ FAMILIES = {
     "llava": "vtprune.backbones.llava:Llava",
     "llava_next": "vtprune.backbones.llava_next:LlavaNext",
     "qwen2_5_vl": "vtprune.backbones.qwen2_5_vl:Qwen25VL",
+    "qwen3_vl": "vtprune.backbones.qwen3_vl:Qwen3VL",
     "smolvlm": "vtprune.backbones.smolvlm:SmolVLM",
     "idefics3": "vtprune.backbones.smolvlm:Idefics3",
     "blip-2": "vtprune.backbones.blip2:Blip2",

@@ -63,22 +63,25 @@ class Prompt:
 class Encoded:
     """Output of the vision tower. features [N, Dv] in the model's dtype, what `project` takes.
 
-    signals: name -> tensor, those asked for and nothing else. state: the backbone's own, for `clip`.
+    signals: name -> tensor, those asked for and nothing else. state: the backbone's own. deep: each [N, D],
+    what is added to the hidden states of the visual tokens after language model layer 0, 1, and so on.
     """
 
     features: Tensor
     signals: dict[str, Tensor] = field(default_factory=dict)
     state: Any = None
+    deep: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
 class LanguageModel:
     """The parts of the decoder-only language model that vtprune.decoder drives itself.
 
-    layers: called as in transformers, each with a `self_attn` holding q_proj, k_proj, head_dim, scaling and
-    num_key_value_groups. norm, head: final norm and language head. rotary(x, positions [n]) -> (cos,
-    sin), and for a model with positions on three axes also positions [3, n]. rotate(x [1, H, n, h], cos, sin)
-    -> x with its positions. config: the text config of the model.
+    layers: called as in transformers, each with a `self_attn` holding q_proj, k_proj, head_dim, scaling,
+    num_key_value_groups, and where it norms every head before its rotation, q_norm and k_norm. norm, head:
+    final norm and language head. rotary(x, positions [n]) -> (cos, sin), and for a model with positions on
+    three axes also positions [3, n]. rotate(x [1, H, n, h], cos, sin) -> x with its positions. config: the
+    text config of the model.
     """
 
     layers: Sequence[Any]

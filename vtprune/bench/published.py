@@ -100,6 +100,47 @@ def _qwen(
     return {"model_type": "qwen2_5_vl", **own}
 
 
+_TOWER_L = {
+    "depth": 24,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "deepstack_visual_indexes": [5, 11, 17],
+}
+_TOWER_SO = {
+    "depth": 27,
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "deepstack_visual_indexes": [8, 16, 24],
+}
+"""Vision towers of Qwen3-VL."""
+
+
+def _qwen3(hidden: int, width: int, layers: int, heads: int, tower: Config, tied: bool) -> Config:
+    vision = {
+        **tower,
+        "num_heads": 16,
+        "patch_size": 16,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "num_position_embeddings": 2304,
+        "out_hidden_size": hidden,
+    }
+    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20]}
+    text = _llama(
+        *(hidden, width, layers, heads),
+        model_type="qwen3_vl_text",
+        num_key_value_heads=8,
+        head_dim=128,
+        vocab_size=151936,
+        max_position_embeddings=262144,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=tied,
+        rope_parameters={**rope, "mrope_interleaved": True},
+    )
+    own = {"vision_config": vision, "text_config": text, "tie_word_embeddings": tied}
+    return {"model_type": "qwen3_vl", **own}
+
+
 SHAPES = {
     "llava-1.5-7b": Published("llava-hf/llava-1.5-7b-hf", _llava(_VICUNA_7B)),
     "llava-1.5-13b": Published("llava-hf/llava-1.5-13b-hf", _llava(_VICUNA_13B)),
@@ -112,10 +153,14 @@ SHAPES = {
     "qwen2.5-vl-7b": Published(
         "Qwen/Qwen2.5-VL-7B-Instruct", _qwen(3584, 18944, 28, 28, 4, 152064, tied=False)
     ),
+    "qwen3-vl-2b": Published("Qwen/Qwen3-VL-2B-Instruct", _qwen3(2048, 6144, 28, 16, _TOWER_L, tied=True)),
+    "qwen3-vl-4b": Published("Qwen/Qwen3-VL-4B-Instruct", _qwen3(2560, 9728, 36, 32, _TOWER_L, tied=True)),
+    "qwen3-vl-8b": Published("Qwen/Qwen3-VL-8B-Instruct", _qwen3(4096, 12288, 36, 32, _TOWER_SO, tied=False)),
 }
 DEFAULT = ("llava-1.5-7b", "llava-next-7b", "qwen2.5-vl-7b")
 SIDE = 1008
-"""Pixels of the square picture: 576 visual tokens for LLaVA-1.5, 2880 for LLaVA-NeXT, 1296 for Qwen2.5-VL."""
+"""Pixels of the square picture: 576 visual tokens for LLaVA-1.5, 2880 for LLaVA-NeXT, 1296 for Qwen2.5-VL,
+1024 for Qwen3-VL."""
 
 _TINY_TEXT = {
     "vocab_size": 768,
@@ -136,26 +181,30 @@ _TINY_LLAVA = {
     },
     "text_config": _TINY_TEXT,
 }
-_TINY_ROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
+_TINY_QWEN_VISION = {
+    "depth": 4,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_heads": 4,
+    "out_hidden_size": 64,
+    "initializer_range": 0.2,
+}
+_TINY_QWEN_TEXT = {
+    **_TINY_TEXT,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]},
+    "bos_token_id": None,  # the published ones are beyond this vocabulary
+    "eos_token_id": None,
+}
 TINY: Mapping[str, Config] = {
     "llava": _TINY_LLAVA,
     "llava_next": {**_TINY_LLAVA, "image_grid_pinpoints": [[a // 4, b // 4] for a, b in _PINPOINTS]},
     "qwen2_5_vl": {
-        "vision_config": {
-            "depth": 4,
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_heads": 4,
-            "fullatt_block_indexes": [1, 3],
-            "out_hidden_size": 64,
-            "initializer_range": 0.2,
-        },
-        "text_config": {
-            **_TINY_TEXT,
-            "rope_parameters": _TINY_ROPE,
-            "bos_token_id": None,  # the published ones are beyond this vocabulary
-            "eos_token_id": None,
-        },
+        "vision_config": {**_TINY_QWEN_VISION, "fullatt_block_indexes": [1, 3]},
+        "text_config": _TINY_QWEN_TEXT,
+    },
+    "qwen3_vl": {
+        "vision_config": {**_TINY_QWEN_VISION, "deepstack_visual_indexes": [0, 1, 2]},
+        "text_config": {**_TINY_QWEN_TEXT, "head_dim": 16},
     },
 }
 """model_type -> what a rehearsal changes in a published config; its picture is a quarter as wide."""
@@ -163,11 +212,16 @@ TINY: Mapping[str, Config] = {
 _ASKED = "{{ messages[0]['content'][-1]['text'] }}"
 _VICUNA = f"USER: <image>\n{_ASKED} ASSISTANT:"
 _CHATML = (
-    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
-    f"<|vision_start|><|image_pad|><|vision_end|>{_ASKED}<|im_end|>\n<|im_start|>assistant\n"
+    f"<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{_ASKED}<|im_end|>\n"
+    "<|im_start|>assistant\n"
 )
 """Chat templates of one picture and one question, as the families have them."""
 _MARKS = ("im_start", "im_end", "vision_start", "vision_end", "image_pad", "video_pad")
+_QWEN = {
+    "qwen2_5_vl": ("Qwen2_5_VLProcessor", (3136, 12845056)),
+    "qwen3_vl": ("Qwen3VLProcessor", (65536, 16777216)),
+}
+"""model_type -> the processor, and how many pixels it makes of a picture at least and at most."""
 
 
 def config_of(name: str, tiny: bool = False) -> Any:
@@ -220,25 +274,25 @@ def _processor(config: Any) -> Any:
     import transformers as hf
 
     tokenizer = hf.AutoTokenizer.from_pretrained(assets_dir() / "model")
-    if config.model_type == "qwen2_5_vl":
+    if config.model_type in _QWEN:
         marks = [f"<|{mark}|>" for mark in _MARKS]
         tokenizer.add_tokens(marks, special_tokens=True)
         for mark in _MARKS[2:]:
             name = mark.replace("_pad", "")
             setattr(config, f"{name}_token_id", tokenizer.convert_tokens_to_ids(f"<|{mark}|>"))
         vision = config.vision_config
-        limits = {"shortest_edge": 3136, "longest_edge": 12845056}  # pixels of a picture
+        kind, (shortest, longest) = _QWEN[config.model_type]
         options = {
-            "size": limits,
+            "size": {"shortest_edge": shortest, "longest_edge": longest},
             "patch_size": vision.patch_size,
             "merge_size": vision.spatial_merge_size,
             "temporal_patch_size": vision.temporal_patch_size,
         }
-        return hf.Qwen2_5_VLProcessor(
+        return getattr(hf, kind)(
             image_processor=hf.Qwen2VLImageProcessor(**options),
             tokenizer=tokenizer,
             video_processor=hf.Qwen2VLVideoProcessor(**options),
-            chat_template=_CHATML,
+            chat_template=_family(config).system + _CHATML,
         )
     config.image_token_id = tokenizer.convert_tokens_to_ids("<image>")
     side = config.vision_config.image_size
