@@ -17,12 +17,12 @@ class Timer:
     """One clock for one pass: at any moment exactly one stage runs, so the stages add up to the whole.
 
     `switch(stage)` ends the stage that runs and begins another; None stands for time that is nobody's (the
-    reader of a stream thinking). On CUDA the marks are events on the current stream, read once at the end;
-    elsewhere `time.perf_counter`.
+    reader of a stream thinking). On CUDA the marks are events on the device's current stream, read once at
+    the end; elsewhere `time.perf_counter`.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
+        self._device, self._cuda = device, device.type == "cuda"
         self._marks: list[tuple[str | None, Any]] = []
 
     def switch(self, stage: str | None) -> str | None:
@@ -30,7 +30,7 @@ class Timer:
         mark: Any
         if self._cuda:
             mark = torch.cuda.Event(enable_timing=True)
-            mark.record()
+            mark.record(torch.cuda.current_stream(self._device))
         else:
             mark = time.perf_counter()
         before = self._marks[-1][0] if self._marks else None
@@ -40,12 +40,27 @@ class Timer:
     def seconds(self) -> dict[str, float]:
         """Stage -> seconds so far, summed over all its turns. Waits for the device."""
         if self._cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self._device)
         total: dict[str, float] = defaultdict(float)
         for (stage, begin), (_, end) in zip(self._marks, self._marks[1:], strict=False):
             if stage is not None:
                 total[stage] += begin.elapsed_time(end) / 1000 if self._cuda else end - begin
         return dict(total)
+
+
+def reset_peak(device: torch.device) -> None:
+    """Peak memory is counted from here; see `peak`."""
+    if device.type == "cuda":
+        for i in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(i)
+
+
+def peak(device: torch.device) -> int:
+    """Most bytes that torch held since `reset_peak`: of all GPUs together, for a model may be spread over
+    them; 0 where the device is none."""
+    if device.type != "cuda":
+        return 0
+    return sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count()))
 
 
 def spread(seconds: Sequence[float]) -> Spread:
@@ -110,9 +125,9 @@ def cost(
     """The :class:`Cost` of one side.
 
     config: of the language model. visual_per_layer: visual tokens in each of its layers; text_tokens: the
-    rest of the prompt, which is never pruned. peak_bytes: `torch.cuda.max_memory_allocated` of a measured
-    pass, weights included; 0 on a CPU, where it is unknown. patches: visual tokens left for a resampler or
-    cross-attention, None where they are in the sequence; crossed: image states that cross-attention saw.
+    rest of the prompt, which is never pruned. peak_bytes: see `peak`; of a measured pass, weights included.
+    patches: visual tokens left for a resampler or cross-attention, None where they are in the sequence;
+    crossed: image states that cross-attention saw.
     """
     tokens = [n + text_tokens for n in visual_per_layer]
     return Cost(

@@ -287,9 +287,7 @@ class Engine:
         return measured
 
     def _measure(self, prompt: Prompt, steps: Sequence[Step], request: Request, measured: Measured) -> None:
-        device = self.backbone.device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        cost.reset_peak(self.backbone.device)
         side = self._pass(prompt, steps, request)
         timer, decoding = side.timer, side.prefill(measured.decoded)
         timer.switch("decode")
@@ -297,8 +295,7 @@ class Engine:
             decoding.step(self._embed_one(int(decoding.logits.argmax())))
         timer.switch(None)
         measured.passes.append(timer.seconds())
-        if device.type == "cuda":
-            measured.peak = max(measured.peak, torch.cuda.max_memory_allocated(device))
+        measured.peak = max(measured.peak, cost.peak(self.backbone.device))
 
     def _plan(self, request: Request, prompt: Prompt) -> tuple[list[Step], bool]:
         """The steps of the request's method, and whether it is nested. ValueError when they cannot be run."""

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vtprune import methods
+from vtprune import cost, methods
 from vtprune.backbones import Backbone, memory, pick_device, pick_dtype
 from vtprune.backbones.base import Prompt
 from vtprune.backbones.parts import chat
@@ -169,11 +169,9 @@ def _rounds(
 def _measure(row: Row, work: Callable[[], _Said], device: torch.device) -> None:
     """One answer more, written down in its row."""
     said: list[_Said] = []
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    cost.reset_peak(device)
     row.seconds.append(seconds(lambda: said.append(work()), device))
-    if device.type == "cuda":
-        row.measured.peak = max(row.measured.peak, torch.cuda.max_memory_allocated(device))
+    row.measured.peak = max(row.measured.peak, cost.peak(device))
     if said[0].passed:
         row.measured.passes.append(said[0].passed.timer.seconds())
 
