@@ -7,6 +7,7 @@ the keyword arguments of transformers' forward from images and a question withou
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -24,6 +25,7 @@ from vtprune.backbones import Prompt
 from vtprune.cost import Timer
 from vtprune.decoder import Decoding
 from vtprune.engine import Engine
+from vtprune.images import open_image
 from vtprune.methods import base
 from vtprune.pipeline import Pass
 from vtprune.types import At, Signals, Step
@@ -208,7 +210,8 @@ def changes(rig: Rig, image: Image.Image) -> torch.Tensor:
 def check_geometry(rig: Rig, size: tuple[int, int], share: float = 0.5) -> int:
     """A bright cell in a black picture changes, in every segment, the token most whose box holds it.
 
-    Cells are the middles of some tokens' boxes. Returns how many were tried.
+    Cells are the middles of some tokens' boxes; the pictures come from files that EXIF turns. Returns how
+    many were tried.
     """
     segments = rig.backbone.prepare([Image.new("RGB", size)], "what?").segments
     tried = 0
@@ -223,10 +226,20 @@ def check_geometry(rig: Rig, size: tuple[int, int], share: float = 0.5) -> int:
             image = Image.new("RGB", size)
             cell = middle(boxes[token], share)
             ImageDraw.Draw(image).rectangle(cell, fill="white")
-            found = changes(rig, image)[segment.start : segment.stop]
+            found = changes(rig, turned(image))[segment.start : segment.stop]
             assert int(found.argmax()) == token, (size, segment.grid, token, cell)
             tried += 1
     return tried
+
+
+def turned(image: Image.Image) -> Image.Image:
+    """The same picture out of a file that holds it lying on its side, and says so."""
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    image.transpose(Image.Transpose.ROTATE_90).save(file, "png", exif=exif)
+    opened = open_image(Image.open(file))
+    assert opened.size == image.size
+    return opened
 
 
 def middle(box: torch.Tensor, share: float = 0.5) -> tuple[int, int, int, int]:
@@ -334,16 +347,16 @@ def check_pruned_before_a_resampler(
 def check_half_precision_selects_alike(
     folder: Path, images: Sequence[Image.Image], method: str, keep: int
 ) -> None:
-    """A bfloat16 model's selection is the one made from float32 copies of the same features and signals."""
-    engine = vtprune.load(folder, dtype="bfloat16")
-    run = engine.run(images, QUESTION, method, keep=keep, **FAST)
-    needs = methods.make(method).needs
-    prompt = engine.backbone.prepare(images, QUESTION)
-    encoded = engine.backbone.encode(prompt, needs)
-    features = encoded.features
-    assert run.dtype == "bfloat16" and features.dtype == torch.bfloat16
-    assert all(signal.dtype == torch.float32 for signal in encoded.signals.values())
-    if methods.list_methods()[method].acts_at == "projected":
-        features = engine.backbone.project(features)
-    signals = Signals(features.float(), prompt.segments, **encoded.signals)
-    assert methods.select(method, signals, keep).keep.tolist() == run.stages[0].keep
+    """A model's selection in either half precision is that from float32 copies of its features and signals."""
+    for dtype in (torch.bfloat16, torch.float16):
+        engine = vtprune.load(folder, dtype=dtype)
+        run = engine.run(images, QUESTION, method, keep=keep, **FAST)
+        prompt = engine.backbone.prepare(images, QUESTION)
+        encoded = engine.backbone.encode(prompt, methods.make(method).needs)
+        features = encoded.features
+        assert f"torch.{run.dtype}" == str(dtype) == str(features.dtype)
+        assert all(signal.dtype == torch.float32 for signal in encoded.signals.values())
+        if methods.list_methods()[method].acts_at == "projected":
+            features = engine.backbone.project(features)
+        signals = Signals(features.float(), prompt.segments, **encoded.signals)
+        assert methods.select(method, signals, keep).keep.tolist() == run.stages[0].keep

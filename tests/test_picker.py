@@ -101,6 +101,9 @@ def test_a_companion_comes_with_the_model_and_stays_until_the_next(picker, folde
     assert picker.models.name == folders["first"] and picker.models.reasons["trim"] is None
     load(picker, folders["second"])
     assert "CLIP companion" in picker.models.reasons["trim"]
+    chosen = SimpleNamespace(id=folders["first"])
+    list(picker.pick(str(tmp_path / "clip"), "random", [], 25, chosen))
+    assert picker.models.name == folders["first"] and picker.models.reasons["trim"] is None
 
 
 def test_the_model_in_use_is_not_loaded_again(picker, folders):
@@ -135,7 +138,7 @@ def test_methods_that_the_model_cannot_run_are_marked_with_the_reason(picker, fo
 def test_only_the_bundled_model_is_said_to_know_drawn_scenes_only(picker, upload):
     gallery = [(upload, None)]
     assert picker.handlers.pictures(gallery, (), 25, VISITOR)["note"] == ""
-    last = list(picker.pick("random", gallery, 25, SimpleNamespace(id="")))[-1]
+    last = list(picker.pick("", "random", gallery, 25, SimpleNamespace(id="")))[-1]
     assert picker.models.name == "the bundled model" and "drawn scenes only" in last["note"]
     assert last["models"]["used"] == ""
 

@@ -149,7 +149,7 @@ class Picker:
                     elem_id="vt-model",
                 )
                 part["clip"] = gr.Textbox(
-                    label="A CLIP companion for it: a folder, or such as ViT-L-14-336:openai",
+                    label="A CLIP companion for the next model: a folder, or such as ViT-L-14-336:openai",
                     max_length=500,
                     scale=4,
                     min_width=280,
@@ -171,7 +171,7 @@ class Picker:
         everything = part.all()
         for trigger in (part["models"].select, part["load"].click, part["model"].submit, part["clip"].submit):
             trigger(self.handlers.halt, queue=False, **QUIET)  # whoever switches does not wait for own runs
-        part["models"].select(self.pick, seen, everything, **model, **QUIET)
+        part["models"].select(self.pick, [part["clip"], *seen], everything, **model, **QUIET)
         gr.on(
             [part["load"].click, part["model"].submit, part["clip"].submit],
             self.type,
@@ -182,15 +182,17 @@ class Picker:
         )
         return page.load(self.arrive, seen, everything, **QUIET)
 
-    def pick(self, method: str, gallery: Any, percent: float, event: gr.EventData) -> Iterator[Update]:
-        """A model of the table was chosen."""
-        yield from self.load(event.id or None, None, method, gallery, percent)
+    def pick(
+        self, clip: str, method: str, gallery: Any, percent: float, event: gr.EventData
+    ) -> Iterator[Update]:
+        """A model of the table was chosen; the bundled one has its own companion."""
+        yield from self.load(event.id or None, _name(clip) if event.id else None, method, gallery, percent)
 
     def type(self, name: str, clip: str, method: str, gallery: Any, percent: float) -> Iterator[Update]:
         """A folder or an id was typed."""
-        name = (name or "").strip()
-        if name:
-            yield from self.load(name, (clip or "").strip() or None, method, gallery, percent)
+        model = _name(name)
+        if model:
+            yield from self.load(model, _name(clip), method, gallery, percent)
         else:
             yield self._said(panels.status("Type a folder or an id first.", error=True))
 
@@ -266,3 +268,8 @@ class Picker:
 
     def _said(self, status: str) -> Update:
         return self.handlers.parts.update({"loading": status})
+
+
+def _name(typed: str | None) -> str | None:
+    """What a person typed, or None for nothing."""
+    return (typed or "").strip() or None
