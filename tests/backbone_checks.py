@@ -347,7 +347,7 @@ def check_pruned_before_a_resampler(
 def check_half_precision_selects_alike(
     folder: Path, images: Sequence[Image.Image], method: str, keep: int
 ) -> None:
-    """A model's selection in either half precision is that from float32 copies of its features and signals."""
+    """A selection in either half precision is that from float32 copies of the same features and signals."""
     for dtype in (torch.bfloat16, torch.float16):
         engine = vtprune.load(folder, dtype=dtype)
         run = engine.run(images, QUESTION, method, keep=keep, **FAST)

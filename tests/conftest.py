@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,21 @@ WORDS = "what is in the picture which colour has house left of a red fish how ma
 
 
 def pytest_collection_modifyitems(items):
-    """Quick tests first, then slow ones, then those that drive a browser."""
-    items.sort(key=lambda item: ("browser" in item.keywords, "slow" in item.keywords))
+    """Quick tests first, then slow ones, then those that drive a browser; with -n these first, see below."""
+    apart = "PYTEST_XDIST_WORKER" in os.environ
+    items.sort(key=lambda item: (("browser" in item.keywords) != apart, "slow" in item.keywords))
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Among several workers one has the browser, the others take a file at a time."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneBrowser(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::")[0]
+            return "browser" if "/browser/" in file else file
+
+    return OneBrowser(config, log)
 
 
 def build_tokenizer():

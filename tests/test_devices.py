@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import elsewhere
@@ -17,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import vtprune
 from vtprune import cost, methods, study
+from vtprune.backbones import weights
 from vtprune.calibration import drawn, energy_table
 from vtprune.robustness import robustness
 from vtprune.smallest import smallest
@@ -89,18 +91,51 @@ def ask(engine, method):
     return engine.run(images, QUESTION, method, 0.7, **FAST)
 
 
+@functools.cache
+def expected(folder):
+    """What runs on the CPU say, by method: found when they are asked for."""
+    engine = vtprune.load(folder, device="cpu")
+    return functools.cache(lambda method: ask(engine, method))
+
+
 def test_every_method_gives_what_the_cpu_gives(folder, device):
-    here = vtprune.load(folder, device="cpu")
     there = vtprune.load(folder, device=device, dtype="float32")
-    weights = [*there.backbone.model.parameters(), *there.backbone.model.buffers()]
-    assert {str(weight.device) for weight in weights} == {device}
+    tensors = [*there.backbone.model.parameters(), *there.backbone.model.buffers()]
+    assert {str(tensor.device) for tensor in tensors} == {device}
     asked = EVERY if there.backbone.family == "llava" else OF_EVERY_SIGNAL
     served = [name for name in asked if there.supports(name) is None]
     assert {"random", "trim"} <= set(served)
     for method in served:
-        a, b = ask(here, method), ask(there, method)
+        a, b = expected(folder)(method), ask(there, method)
         assert b.device == device and told(a) == told(b), method
         assert a.comparison.kl == pytest.approx(b.comparison.kl, abs=1e-4), method
+
+
+PARTS = {
+    "heads": ("norm", "embed_tokens", "head", "projector", "connector"),
+    "towers": ("visual", "vision_tower", "vision_model", "qformer"),
+}
+
+
+def parts_of(model, parts):
+    """Half of the blocks of every stack, or what lies around them, or all that sees."""
+    for name, module in model.named_modules():
+        if parts == "blocks" and isinstance(module, torch.nn.ModuleList):
+            yield from module[len(module) // 2 :]
+        elif parts != "blocks" and name.endswith(PARTS[parts]):
+            yield module
+
+
+@pytest.mark.parametrize("parts", ["blocks", *PARTS])
+def test_a_spread_model_gives_what_the_cpu_gives(folder, device, parts):
+    spread = vtprune.load(folder, device="cpu")
+    model = spread.backbone.model
+    for module in list(parts_of(model, parts)):
+        module.to(device)
+    weights.bridge(model, torch.device("cpu"))
+    assert len({weight.device for weight in model.parameters()}) == 2
+    for method in (name for name in OF_EVERY_SIGNAL if spread.supports(name) is None):
+        assert told(expected(folder)(method)) == told(ask(spread, method)), method
 
 
 def test_the_studies_run_there(device, tiny_folder):

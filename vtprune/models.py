@@ -29,9 +29,8 @@ HEAD = (
 FOOT = (
     f"The last {len(KIND_WORDS)} columns: {', '.join(words for _, words in KIND_WORDS.values())}. "
     "Methods that compare patches with the question also need a CLIP companion; the bundled model has one, "
-    "for others name one (--clip). Parameters of models that are not bundled, IDEFICS apart, were counted "
-    "from their dimensions; tokens and licences are a guide and were not checked: the model's own page "
-    "decides."
+    "for others name one (--clip). Parameters of models that are not bundled were counted from their "
+    "configs; tokens and licences are a guide: the model's own page decides."
 )
 
 
@@ -103,7 +102,13 @@ MODELS = (
     Known(
         "HuggingFaceTB/SmolVLM-Instruct", "idefics3", 2_246_272_880, "81 a tile, up to 17 tiles", "Apache-2.0"
     ),
-    Known("HuggingFaceTB/SmolVLM2-2.2B-Instruct", "smolvlm", 2_246_784_880, "81 a tile", "Apache-2.0"),
+    Known(
+        "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
+        "smolvlm",
+        2_246_784_880,
+        "81 a tile, up to 17 tiles",
+        "Apache-2.0",
+    ),
     Known(
         "llava-hf/llava-1.5-7b-hf",
         "llava",
@@ -138,7 +143,7 @@ MODELS = (
     Known(
         "HuggingFaceM4/idefics-9b-instruct",
         "idefics",
-        8_929_675_280,
+        8_929_687_824,
         "256, of which a resampler makes 64",
         "Llama 1 (not commercial)",
         "Its language model looks at images through cross-attention.",

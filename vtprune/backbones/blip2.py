@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional
 
 from vtprune.backbones.base import Encoded, Entry, LanguageModel, Prompt
 from vtprune.backbones.parts import tokens_of
@@ -59,8 +58,8 @@ class Blip2(ResamplerBackbone):
             has_cls=True,
             drops_first=True,
             step=lambda block, hidden: block(hidden),
-            query=lambda attention, x: _third(attention.qkv, x, 0),
-            key=lambda attention, x: _third(attention.qkv, x, 1),
+            query=lambda attention, x: attention.qkv(x).chunk(3, -1)[0],
+            key=lambda attention, x: attention.qkv(x).chunk(3, -1)[1],
         )
         queries = self.config.num_query_tokens
         self.sees = f"sees {queries} query tokens of an image whatever is pruned"
@@ -73,6 +72,12 @@ class Blip2(ResamplerBackbone):
             rotate=lambda x, cos, sin: x,
             config=decoder.config,
         )
+
+    @property
+    def eos(self) -> frozenset[int]:
+        """Those of the language model, since it is that which generates in transformers as well."""
+        ends = self.model.language_model.generation_config.eos_token_id
+        return super().eos if ends is None else frozenset(ends if isinstance(ends, list) else (ends,))
 
     def prepare(self, images: Sequence[Image.Image], question: str) -> Prompt:
         words = _Words(self.tokenizer)
@@ -120,10 +125,3 @@ class Blip2(ResamplerBackbone):
     @torch.inference_mode()
     def embed(self, ids: Tensor) -> Tensor:
         return self.model.language_model.get_input_embeddings()(ids)
-
-
-def _third(qkv: nn.Linear, x: Tensor, part: int) -> Tensor:
-    """[B, n, D] -> [B, n, D]: queries (0), keys (1) or values (2) of a projection that makes all three."""
-    size = qkv.in_features
-    rows = slice(part * size, (part + 1) * size)
-    return functional.linear(x, qkv.weight[rows], None if qkv.bias is None else qkv.bias[rows])

@@ -92,8 +92,8 @@ class Pretrained(Backbone):
             return f"{self.name} has no CLS token in its vision tower, so there is no CLS attention to read."
         if need in ("clip_patches", "clip_text") and self.companion is None:
             return (
-                f"{self.name} comes without a CLIP companion, so patch-text similarity cannot be had; name one "
-                "that open_clip knows, such as ViT-L-14-336:openai, or a folder, beside the model's name "
+                f"{self.name} comes without a CLIP companion, so patch-text similarity cannot be had; name "
+                "one that open_clip knows, such as ViT-L-14-336:openai, or a folder, beside the model's name "
                 "(in Python and on the command line: clip)."
             )
         return None

@@ -127,7 +127,7 @@ class QwenVL(Pretrained):
         signals: dict[str, Tensor] = {}
         for need, i in read.items():
             maker = self._keys if need == "keys" else self._received
-            patches = maker(self._tower.blocks[i], *seen[i], prompt.segments)
+            patches = maker(self._tower.blocks[i], *seen[i], prompt.segments).to(self.device)
             signals[need] = patches.unflatten(0, (-1, merge**2)).mean(1)[places]
         if "vision_features" in needs:
             signals["vision_features"] = features.float()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,7 +37,11 @@ class Processor:
         from transformers import AutoImageProcessor, AutoTokenizer
 
         images = AutoImageProcessor.from_pretrained(path, **options)
-        return cls(images, AutoTokenizer.from_pretrained(path, **options))
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        file = Path(path) / "chat_template.json"  # of old, which only the whole processor reads
+        if tokenizer.chat_template is None and file.is_file():
+            tokenizer.chat_template = json.loads(file.read_text("utf-8"))["chat_template"]
+        return cls(images, tokenizer)
 
     @property
     def image_token(self) -> str:
@@ -128,6 +134,8 @@ class SmolVLM(TowerBackbone):
 
     def segments(self, images: Sequence[Image.Image]) -> tuple[Segment, ...]:
         side, grid = self._side, (self._grid, self._grid)
+        # pixels of a token; none shows what is left of a tile
+        unit = self.config.vision_config.patch_size * self.config.scale_factor
         segments: list[Segment] = []
         for index, image in enumerate(images):
             rows, cols, seen = self._tiles(image)
@@ -139,7 +147,7 @@ class SmolVLM(TowerBackbone):
             ]
             views.append(View((side / image.width, side / image.height), (0.0, 0.0), (side, side)))
             for view in views:
-                boxes = patch_boxes(view, grid, (side / self._grid, side / self._grid), image.size)
+                boxes = patch_boxes(view, grid, (unit, unit), image.size)
                 start = segments[-1].stop if segments else 0
                 segments.append(Segment(index, start, len(boxes), grid, boxes))
         return tuple(segments)

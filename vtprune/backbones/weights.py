@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -121,7 +121,8 @@ def weights(
 ) -> Any:
     """A model of transformers' class `cls` with its weights, in evaluation mode and frozen, on its device(s).
 
-    Safetensors only, no code of the model's own. more: goes to from_pretrained.
+    Safetensors only, no code of the model's own. more: goes to from_pretrained. ValueError when the files do
+    not hold all of it.
     """
     how = _placing.get() or Placing()
     if how.seed is not None:
@@ -137,9 +138,13 @@ def weights(
         options["quantization_config"] = _quantization(how.quantize, dtype)
     if how.spread:
         options["device_map"] = "auto"
-    elif device.type == "cuda" and _installed("accelerate"):
+    elif how.quantize or (device.type == "cuda" and _installed("accelerate")):
         options["device_map"] = {"": device}  # straight to the GPU; without accelerate through RAM
-    model = cls.from_pretrained(path, **options)
+    # what does not fit is told by `_complete`, with its name
+    model, report = cls.from_pretrained(
+        path, output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
+    _complete(model, report)
     if how.spread:
         from accelerate.hooks import remove_hook_from_module
 
@@ -148,6 +153,22 @@ def weights(
     elif "device_map" not in options:
         model = model.to(device)
     return model.eval().requires_grad_(False)
+
+
+def _complete(model: Any, report: Mapping[str, Any]) -> None:
+    """Raises ValueError when weights are not in the files, or not in their shape: transformers draws such
+    ones at random. report: transformers' own; a weight that is tied to one in the files is not missing."""
+    bent = {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
+    if bent:
+        raise ValueError(f"its files hold {_some(bent)} in another shape than its config asks for")
+    lost = {name for name, _ in model.named_parameters()}.intersection(report["missing_keys"])
+    if lost:
+        raise ValueError(f"its files lack {_some(lost)}")
+
+
+def _some(names: Collection[str]) -> str:
+    more = len(names) - 1
+    return min(names) + (f" and {more} more of its weights" if more else "")
 
 
 def drawn(cls: Any, path: str, device: torch.device, dtype: torch.dtype, seed: int) -> Any:
@@ -191,13 +212,14 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _moved(value: Any, place: torch.device) -> Any:
-    """The same with its tensors on a device; what is no tuple, list or dictionary is not looked into."""
+    """The same with its tensors on a device; what is no tuple, list or dictionary, as transformers' outputs
+    are, is not looked into."""
     if isinstance(value, Tensor):
         return value.to(place)
     if type(value) in (tuple, list):
         return type(value)(_moved(part, place) for part in value)
-    if type(value) is dict:
-        return {key: _moved(part, place) for key, part in value.items()}
+    if isinstance(value, dict):
+        return type(value)(**{key: _moved(part, place) for key, part in value.items()})
     return value
 
 
