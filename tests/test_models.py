@@ -106,6 +106,7 @@ def two_gpus(monkeypatch):
 def test_a_model_too_large_for_one_gpu_is_spread(tiny_folder, two_gpus, monkeypatch):
     two_gpus(tiny_folder)
     asked = ("it", tiny_folder, GPU, torch.bfloat16, None)
+    monkeypatch.setattr(weights, "_installed", lambda _: False)
     with pytest.raises(vtprune.LoadError, match=r"accelerate has to be installed: pip install 'vtprune"):
         weights.plan(*asked, True)
     monkeypatch.setattr(weights, "_installed", lambda _: True)
