@@ -1,4 +1,4 @@
-"""Weights in 8 and 4 bits, with bitsandbytes itself: on a CPU, which it can, though vtprune asks for CUDA there."""
+"""Weights in 8 and 4 bits, with bitsandbytes itself on the CPU, where vtprune does not offer it."""
 
 from __future__ import annotations
 
