@@ -26,6 +26,7 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: (("browser" in item.keywords) != apart, "slow" in item.keywords))
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Among several workers one has the browser, the others take a file at a time."""
     from xdist.scheduler import LoadScopeScheduling

@@ -26,7 +26,7 @@ from vtprune.smallest import smallest
 QUESTION = "Which colour has the fish?"
 FAST = {"max_new_tokens": 3, "repeats": 0}
 EVERY = sorted(methods.list_methods())
-OF_EVERY_SIGNAL = ("random", "trim", "hiprune", "vscan", "resprune", "sparsevlm", "dart", "tops")
+OF_EVERY_SIGNAL = ("random", "trim", "hiprune", "vscan", "resprune", "sparsevlm", "fastv", "dart", "tops")
 FAMILIES = {
     "llava": lambda folder: build_model(folder, clip="same"),
     "llava_next": lambda folder: test_backbones_llava_next.build_next(folder, clip="same"),
@@ -118,10 +118,10 @@ PARTS = {
 
 
 def parts_of(model, parts):
-    """Half of the blocks of every stack, or what lies around them, or all that sees."""
+    """Every other block of every stack, or what lies around them, or all that sees."""
     for name, module in model.named_modules():
         if parts == "blocks" and isinstance(module, torch.nn.ModuleList):
-            yield from module[len(module) // 2 :]
+            yield from module[1::2]
         elif parts != "blocks" and name.endswith(PARTS[parts]):
             yield module
 

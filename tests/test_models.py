@@ -115,61 +115,6 @@ def test_a_model_too_large_for_one_gpu_is_spread(tiny_folder, two_gpus, monkeypa
         weights.plan(*asked, False)
 
 
-def test_the_parts_of_a_spread_model_can_be_called_one_by_one(monkeypatch):
-    """On tensors without content, which know what may not be mixed: two devices in one operation."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from transformers import LlamaConfig
-    from transformers.models.llama import modeling_llama as llama
-
-    from vtprune.backbones.parts import llama_decoder
-    from vtprune.decoder import prefill
-
-    config = LlamaConfig(
-        vocab_size=50,
-        hidden_size=48,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        attn_implementation="sdpa",
-    )
-    language = torch.nn.Module()
-    language.config = config
-    with FakeTensorMode():
-        with torch.device("cuda:0"):
-            language.rotary_emb = llama.LlamaRotaryEmbedding(config)
-            blocks = [llama.LlamaDecoderLayer(config, i) for i in range(2)]
-        with torch.device("cuda:1"):
-            blocks += [llama.LlamaDecoderLayer(config, i) for i in range(2, 4)]
-            language.norm, language.head = llama.LlamaRMSNorm(48), torch.nn.Linear(48, 50)
-        language.layers = torch.nn.ModuleList(blocks)
-        language.eval()
-        llm = llama_decoder(language, language.head)
-        embeds = torch.zeros(7, 48, device="cuda:0")
-        positions = torch.arange(7, device="cuda:0")
-
-        def look(k, hidden, look):
-            assert hidden.device == look.attention(positions[-1:]).device == look.keys().device == GPU
-            if k:
-                assert look.keys(-1).device == look.attention(positions[-1:], -1).device == GPU
-            if k == 3:
-                return hidden[:5], positions[:5]
-            return None
-
-        def answer():
-            with torch.inference_mode(False), torch.no_grad():
-                decoding = prefill(llm, embeds, positions, room=2, next_position=7, before_layer=look)
-                return decoding.step(embeds[0])
-
-        with pytest.raises(Exception, match="same device"):
-            answer()
-        weights.bridge(language, GPU)
-        # a tensor with content would need a real GPU
-        monkeypatch.setattr(torch, "tensor", lambda values, device: positions[: len(values)])
-        assert answer().device == GPU
-        assert {str(weight.device) for weight in language.parameters()} == {"cuda:0", "cuda:1"}
-
-
 def test_quantising_needs_a_gpu_and_a_known_kind(tiny_folder, monkeypatch, unread):
     with pytest.raises(vtprune.LoadError, match=r"quantize='4bit' needs a CUDA GPU, and cpu is none"):
         vtprune.load(tiny_folder, device="cpu", quantize="4bit")

@@ -138,6 +138,14 @@ def settle(page: Page, quiet: float = 0.4) -> None:
         page.wait_for_timeout(100)
 
 
+def listen(page: Page) -> list[str]:
+    """The addresses that the page asks for from now on, when what went on has certainly ended."""
+    settle(page, 1.5)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    return asked
+
+
 def run(page: Page) -> str:
     """Press Run and wait for its end; what the status line says then."""
     page.evaluate("document.querySelector('#vt-ask .vt-status').textContent = ''")

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from browsing import alive, pixels, run, settle, visit
+from browsing import alive, listen, pixels, run, settle, visit
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -105,8 +105,7 @@ def test_scrubbing_shows_what_is_alive_at_every_point_without_the_server(page, r
     expect(said).to_have_text(last)
     expect(page.locator(".vt-scrub")).to_contain_text(f"Chosen once, before LLM layer {stage.layer}")
     after = pixels(canvas)
-    asked = []
-    page.on("request", lambda request: asked.append(request.url))
+    asked = listen(page)
     slider = page.get_by_role("slider", name="Where in the model")
     slider.focus()
     page.keyboard.press("Home")

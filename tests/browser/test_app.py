@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from browsing import alive, colourful, health, patch, pixels, run, settle, start, tab, visit
+from browsing import alive, colourful, health, listen, patch, pixels, run, settle, start, tab, visit
 from PIL import Image, ImageDraw
 from playwright.sync_api import TimeoutError, expect
 
@@ -92,8 +92,7 @@ def test_an_own_upload(page, photo):
     settle(page)
     page.wait_for_timeout(300)
     assert colourful(pixels(page.locator("canvas"))) > 60  # nothing is chosen yet, so it is all there
-    asked = []
-    page.on("request", lambda request: asked.append(request.url))
+    asked = listen(page)
     page.wait_for_timeout(2000)
     assert not asked, "the page goes on asking when nothing happens"
     page.locator("textarea").fill("What is in the picture?")
@@ -185,9 +184,7 @@ def test_three_clicks_at_once_are_one_run(page, name):
 def test_the_slider_replays_a_nested_method_without_the_server(page, recorded):
     example = recorded["sign"]
     page.locator(".vt-choice", has_text=example.title).click()
-    settle(page)
-    asked = []
-    page.on("request", lambda request: asked.append(request.url))
+    asked = listen(page)
     page.locator("#vt-keep input[type=range]").focus()
     for _ in range(10):
         page.keyboard.press("ArrowRight")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from browsing import alive, app, colourful, patch, pixels, settle, start, tab, visit
+from browsing import alive, app, colourful, listen, patch, pixels, settle, start, tab, visit
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -116,9 +116,7 @@ def changed_box(before, after, size):
 
 
 def test_sorting_changes_the_order_without_the_server(compared):
-    settle(compared)
-    asked = []
-    compared.on("request", lambda request: asked.append(request.url))
+    asked = listen(compared)
     assert order(compared) == list(NAMES)
     compared.check("input[value=evidence]")
     shares = [

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from browsing import PATIENCE, alive, colourful, patch, pixels, settle, stop, visit
+from browsing import PATIENCE, alive, colourful, listen, patch, pixels, settle, stop, visit
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -102,8 +102,7 @@ def test_it_begins_with_what_the_run_kept(page, example):
 
 
 def test_painting_shows_at_once_and_asks_nobody(page, example):
-    asked = []
-    page.on("request", lambda request: asked.append(request.url))
+    asked = listen(page)
     press(page, "Clear")
     check(page, example, set())
     drag(page, (2, 0), (2, 15))  # two steps only: a quick hand leaves no gaps
@@ -132,8 +131,7 @@ def test_painting_shows_at_once_and_asks_nobody(page, example):
 
 def test_nothing_kept_is_said_before_the_server_is_asked(page):
     press(page, "Clear")
-    asked = []
-    page.on("request", lambda request: asked.append(request.url))
+    asked = listen(page)
     page.locator("#vt-paint-start").click()
     expect(status(page)).to_have_text("Nothing is kept: paint at least one patch, then ask again.")
     page.wait_for_timeout(500)
