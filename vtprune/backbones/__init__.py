@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import textwrap
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -243,4 +244,6 @@ def _why_no_weights(source: str, names: Collection[str]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    """As much of it as fits into a sentence; transformers can tell all that it knows."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return textwrap.shorten(line, 240, placeholder=" …")
