@@ -114,6 +114,8 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
 @functools.cache
 def _register() -> None:
     """Once in a process: the device's name is known, and guards of it do nothing."""
-    from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
-
+    try:
+        from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+    except ImportError:
+        pytest.skip("this torch has no devices that are made in Python")
     _setup_privateuseone_for_python_backend()
