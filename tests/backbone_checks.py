@@ -322,6 +322,33 @@ def check_errors_leave_nothing_behind(
     assert hooks(rig) == 0 and ask() == before
 
 
+def check_saliency_without_cls(folder: Path, images: Sequence[Image.Image]) -> None:
+    """ATP, and E-AdaPrune around it, read the attention that each token receives where there is no CLS token.
+    The folder has a companion."""
+    engine = vtprune.load(folder)
+    backbone = engine.backbone
+    run = engine.run(images, QUESTION, "atp", keep=0.3, alpha=0.4, **FAST)
+    prompt = backbone.prepare(images, QUESTION)
+    encoded = backbone.encode(prompt, ("received_attention",))
+    patches, text, sign = backbone.clip(prompt, encoded)
+    cosine = sign * (patches @ text.mean(0))
+
+    def scaled(x: torch.Tensor) -> torch.Tensor:
+        return (x - x.min()) / (x.max() - x.min())
+
+    (stage,) = run.stages
+    for image, count in enumerate(stage.per_image):
+        own = [n for s in prompt.segments if s.image == image for n in range(s.start, s.stop)]
+        received = encoded.signals["received_attention"][own]
+        score = 0.4 * scaled(cosine[own]) + 0.6 * scaled(received)
+        best = {own[i] for i in score.topk(count).indices.tolist()}
+        assert best == set(stage.keep) & set(own) and 0 < count < len(own)
+    adaptive = engine.run(images, QUESTION, "e_adaprune", keep=0.3, base_params={"alpha": 0.4}, **FAST)
+    assert adaptive.stages[0].info and adaptive.stages[0].keep
+    for method, params in (("atp", {"attention": "cls"}), ("e_adaprune", {"base": "fastervlm"})):
+        assert "no CLS token" in (engine.supports(method, **params) or "")
+
+
 def check_pruned_before_a_resampler(
     rig: Rig,
     images: Sequence[Image.Image],

@@ -212,7 +212,6 @@ def test_cost_is_of_query_tokens_and_counts_patches(rig):
 )
 def test_what_cannot_be_used_is_a_sentence(rig, method, reason):
     assert reason in rig.engine.supports(method)
-    assert reason in rig.backbone.supports(vtprune.list_methods()[method])
     with pytest.raises(ValueError, match=reason):
         rig.engine.run([picture(1)], QUESTION, method, keep=0.1, **FAST)
 

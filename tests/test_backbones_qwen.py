@@ -219,8 +219,10 @@ def test_a_companion_maps_to_the_tokens(family, tmp_path):
     build_qwen(tmp_path, family, clip=True)
     engine = vtprune.load(tmp_path)
     assert engine.supports("trim") is None
-    run = engine.run(pictures("odd", "tall"), QUESTION, "trim", keep=0.3, max_new_tokens=2, repeats=0)
-    assert run.stages[0].scores and min(run.stages[0].per_image) >= 1
+    for method in ("trim", "cdpruner"):
+        run = engine.run(pictures("odd", "tall"), QUESTION, method, keep=0.3, max_new_tokens=2, repeats=0)
+        assert min(run.stages[0].per_image) >= 1
+    checks.check_saliency_without_cls(tmp_path, pictures("odd", "tall"))
 
 
 def test_sixteen_pictures(rig):

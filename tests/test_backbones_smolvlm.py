@@ -17,6 +17,7 @@ from backbone_checks import (
     check_order_does_not_matter,
     check_pruned_before_the_layers,
     check_pruned_inside,
+    check_saliency_without_cls,
     check_sixteen_pictures,
     silence,
 )
@@ -235,6 +236,7 @@ def test_what_is_missing_is_a_sentence(smolvlm, tmp_path):
     pictures = [picture(1, 60, 50), picture(2, 20, 90)]
     run = engine.run(pictures, QUESTION, "cdpruner", keep=0.2, **FAST)
     assert len(run.stages[0].keep) == round(0.2 * run.tokens)
+    check_saliency_without_cls(tmp_path, pictures)
 
 
 @pytest.mark.parametrize("template", [None, "{{ messages[0]['content'][-1]['text'] }}"])

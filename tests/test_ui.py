@@ -361,7 +361,7 @@ def test_options_go_to_the_form_and_back():
     form = screen.fields("atp", {"alpha": 1.0})
     assert {field["name"] for field in form} == {"alpha", "clip_sign", "attention"}
     form[0]["value"] = 1  # what a browser makes of 1.0
-    assert screen.params(form) == {"alpha": 1.0, "clip_sign": 0, "attention": "cls"}
+    assert screen.params(form) == {"alpha": 1.0, "clip_sign": 0, "attention": "auto"}
     assert isinstance(screen.params(form)["alpha"], float)
 
 

@@ -59,14 +59,21 @@ class Engine:
             self._backbone = None
 
     def method(self, name: str, **params: Any) -> Method:
-        """A method with these parameters, and with what was found for this model where they are silent."""
-        return methods.make(name, **{**self.backbone.defaults.get(name, {}), **params})
+        """A method with these parameters, with what was found for this model where they are silent, and with
+        what lets it do without the signals that this model cannot give."""
+        given = {**self.backbone.defaults.get(name, {}), **params}
+        made = methods.make(name, **given)
+        for need in made.needs:
+            if self.backbone.missing(need):
+                given |= made.without(need)
+        return methods.make(name, **given)
 
     def supports(self, method: str, **params: Any) -> str | None:
         """Why a method cannot run on this model, as a sentence, or None. ValueError on an unknown one."""
-        made = self.method(method, **params)
+        methods.make(method, **params)
+        shape = Shape(tokens=64, images=1, layers=self.backbone.layers)
         try:
-            steps = made.plan(Budget(1.0), Shape(tokens=64, images=1, layers=self.backbone.layers))
+            steps = self.method(method, **params).plan(Budget(1.0), shape)
         except ValueError as error:  # such as a layer that this model does not have
             return str(error)
         return self._obstacle(steps)

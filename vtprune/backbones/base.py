@@ -111,7 +111,7 @@ class Backbone(ABC):
 
     family: str
     kinds: tuple[str, ...] = KINDS
-    """Kinds of methods that the family's usual checkpoints run; `supports` tells it of a loaded one."""
+    """Kinds of methods that the family's usual checkpoints run; of a loaded one Engine.supports tells it."""
     name: str
     device: torch.device
     dtype: torch.dtype
@@ -170,14 +170,6 @@ class Backbone(ABC):
     def layers(self) -> int:
         """Number of language model layers."""
         return len(self.llm.layers)
-
-    def supports(self, info: Any) -> str | None:
-        """Why a method cannot run on this model, as a sentence, or None. info: its MethodInfo (or any
-        object with `needs`)."""
-        places = getattr(info, "acts_at", "vision").split("+")
-        reasons = [self.refuses(place) for place in places]
-        reasons += [self.missing(need) for need in getattr(info, "needs", ())]
-        return next((reason for reason in reasons if reason), None)
 
     def words(self, question: str) -> Tensor:
         """[T, D] float32: input embeddings of the tokens of the question's content words.

@@ -1,6 +1,7 @@
 """ATP: saliency inside the image plus similarity to the question."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -27,33 +28,37 @@ class ATP(Method):
 
     Our implementation of ATP. S_i = alpha * norm(cos(CLIP patch i, CLIP text)) + (1 - alpha) * norm(A_i),
     with norm = min-max over the image. A_i is the mean over heads of the final CLS row A[CLS, i]
-    (attention="cls"), or the attention that token i receives (attention="received", for encoders without
-    CLS). Prompts longer than CLIP's text window come as several embeddings, which are averaged. clip_sign:
-    -1 where relevant patches score lower, as in OpenAI's CLIP, +1 where they score higher, 0 to take what
-    the model declares.
+    (attention="cls"), or the attention that token i receives (attention="received"); "auto" takes the second
+    where the encoder has no CLS token. Prompts longer than CLIP's text window come as several embeddings,
+    which are averaged. clip_sign: -1 where relevant patches score lower, as in OpenAI's CLIP, +1 where they
+    score higher, 0 to take what the model declares.
 
     Needs the attention, and CLIP embeddings of patches and question.
     """
 
     alpha: float = 0.5
     clip_sign: int = 0
-    attention: str = "cls"
+    attention: str = "auto"
 
     def __post_init__(self) -> None:
         require(0 <= self.alpha <= 1, f"atp: alpha={self.alpha} must lie in [0, 1].")
         require(self.clip_sign in (-1, 0, 1), f"atp: clip_sign={self.clip_sign} must be -1, 0 or 1.")
         require(
-            self.attention in ("cls", "received"),
-            f"atp: attention={self.attention!r} must be 'cls' or 'received'.",
+            self.attention in ("auto", "cls", "received"),
+            f"atp: attention={self.attention!r} must be 'auto', 'cls' or 'received'.",
         )
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return (f"{self.attention}_attention", "clip_patches", "clip_text")
+        attention = "received_attention" if self.attention == "received" else "cls_attention"
+        return (attention, "clip_patches", "clip_text")
+
+    def without(self, need: str) -> dict[str, Any]:
+        return {"attention": "received"} if (need, self.attention) == ("cls_attention", "auto") else {}
 
     def score(self, signals: Signals) -> Tensor:
         assert signals.clip_patches is not None and signals.clip_text is not None
-        intra = signals.cls_attention if self.attention == "cls" else signals.received_attention
+        intra = signals.received_attention if self.attention == "received" else signals.cls_attention
         assert intra is not None
         text = normalize(signals.clip_text).mean(0, keepdim=True)
         inter = (normalize(signals.clip_patches) @ normalize(text).T).squeeze(1)

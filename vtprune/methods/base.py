@@ -65,6 +65,10 @@ class Method:
         """The optional fields of Signals that it reads."""
         return ()
 
+    def without(self, need: str) -> dict[str, Any]:
+        """Options with which it does without a signal that a model cannot give; empty when it cannot."""
+        return {}
+
     def score(self, signals: Signals) -> Tensor:
         """[N], higher is kept first."""
         raise NotImplementedError

@@ -81,6 +81,10 @@ class EAdaPrune(Method):
         after_projector = base.facts["acts_at"] == "projected" and self.space == "vision"
         return (*base.needs, *(["vision_features"] if after_projector else []))
 
+    def without(self, need: str) -> dict[str, Any]:
+        options = self.selector().without(need)
+        return {"base_params": {**(self.base_params or {}), **options}} if options else {}
+
     def plan(self, budget: Budget, shape: Shape) -> list[Step]:
         base = self.selector()
         wanted = budget.count(shape.tokens, shape.images)
