@@ -99,7 +99,6 @@ def test_greedy_tokens_equal_generate(engine, reference, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (assets_dir() / "model" / "config.json").is_file(), reason="no bundled model")
 def test_the_bundled_model_on_held_out_prompts():
     """50 held-out questions about 1 to 3 scenes: 32 tokens, also behind the end of the answer."""
     from transformers import LlavaForConditionalGeneration

@@ -192,12 +192,12 @@ class Backbone(ABC):
     @property
     def eos(self) -> frozenset[int]:
         """Tokens that end an answer."""
-        ends = self.model.generation_config.eos_token_id
-        if ends is None:
-            ends = self.tokenizer.eos_token_id
-        if ends is None:
-            return frozenset()
+        ends = next((end for end in self.ends() if end is not None), ())
         return frozenset(ends) if isinstance(ends, list | tuple) else frozenset((ends,))
+
+    def ends(self) -> list[Any]:
+        """Where such tokens are named: one, several, or None; the first that are count."""
+        return [self.model.generation_config.eos_token_id, self.tokenizer.eos_token_id]
 
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")

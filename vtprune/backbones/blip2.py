@@ -73,11 +73,9 @@ class Blip2(ResamplerBackbone):
             config=decoder.config,
         )
 
-    @property
-    def eos(self) -> frozenset[int]:
-        """Those of the language model, since it is that which generates in transformers as well."""
-        ends = self.model.language_model.generation_config.eos_token_id
-        return super().eos if ends is None else frozenset(ends if isinstance(ends, list) else (ends,))
+    def ends(self) -> list[Any]:
+        """The language model's first, since it is that which generates in transformers as well."""
+        return [self.model.language_model.generation_config.eos_token_id, *super().ends()]
 
     def prepare(self, images: Sequence[Image.Image], question: str) -> Prompt:
         words = _Words(self.tokenizer)
@@ -89,19 +87,10 @@ class Blip2(ResamplerBackbone):
         mark = self.config.image_token_id or self.tokenizer.convert_tokens_to_ids(words.image_token)
         ids = torch.cat([torch.full((queries,), mark), text])
         segments = self.segments(images)
-        return Prompt(
-            ids=ids.to(self.device),
-            positions=torch.arange(len(ids), device=self.device),
-            next_position=len(ids),
-            visual=torch.zeros(segments[-1].stop, dtype=torch.int64, device=self.device),
-            instruction=(instruction + queries).to(self.device),
-            pixels=self.processor.image_processor(list(images), return_tensors="pt")["pixel_values"].to(
-                self.device
-            ),
-            segments=segments,
-            images=tuple(images),
-            question=question,
-            slots=torch.arange(queries, device=self.device),
+        pixels = self.processor.image_processor(list(images), return_tensors="pt")["pixel_values"]
+        visual, slots = torch.zeros(segments[-1].stop, dtype=torch.int64), torch.arange(queries)
+        return self.prompt(
+            ids, visual, instruction + queries, pixels, segments, images, question, slots=slots
         )
 
     def start(self, pixels: Tensor) -> Tensor:

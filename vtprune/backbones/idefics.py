@@ -97,21 +97,11 @@ class Idefics(ResamplerBackbone):
     def prepare(self, images: Sequence[Image.Image], question: str) -> Prompt:
         blocks = [MARK] * len(images)
         ids, instruction = tokens_of(_Words(self.tokenizer), self.name, self._template, blocks, question)
-        ids, segments = ids.to(self.device), self.segments(images)
+        segments = self.segments(images)
         places = (ids == self.tokenizer.convert_tokens_to_ids(MARK)).nonzero().flatten()
-        lengths = torch.tensor([segment.length for segment in segments], device=self.device)
-        return Prompt(
-            ids=ids,
-            positions=torch.arange(len(ids), device=self.device),
-            next_position=len(ids),
-            visual=places.repeat_interleave(lengths),
-            instruction=instruction.to(self.device),
-            pixels=self.processor.image_processor(list(images), return_tensors="pt").to(self.device),
-            segments=segments,
-            images=tuple(images),
-            question=question,
-            slots=places[:0],
-        )
+        visual = places.repeat_interleave(torch.tensor([segment.length for segment in segments]))
+        pixels = self.processor.image_processor(list(images), return_tensors="pt")
+        return self.prompt(ids, visual, instruction, pixels, segments, images, question, slots=places[:0])
 
     def _template(self, images: int, question: str) -> str:
         marks = FAKE + (MARK + FAKE) * images

@@ -52,17 +52,8 @@ class Llava(TowerBackbone):
         blocks = [self.processor.image_token * len(mark) for mark in marks]
         ids, instruction = tokens_of(self.processor, self.name, self._template, blocks, question)
         places = (ids == self.config.image_token_id).nonzero().flatten()
-        return Prompt(
-            ids=ids.to(self.device),
-            positions=torch.arange(len(ids), device=self.device),
-            next_position=len(ids),
-            visual=places[torch.cat(marks)].to(self.device),
-            instruction=instruction.to(self.device),
-            pixels=self._pixels(images).to(self.device),
-            segments=segments,
-            images=tuple(images),
-            question=question,
-        )
+        visual = places[torch.cat(marks)]
+        return self.prompt(ids, visual, instruction, self._pixels(images), segments, images, question)
 
     def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
         """[B, 3, H, W]: all that the tower sees."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from vtprune.backbones.base import Backbone, Encoded, LoadError, Prompt
 from vtprune.backbones.weights import weights
 from vtprune.clip import find_companion
+from vtprune.types import Segment
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,33 @@ class Pretrained(Backbone):
             raise LoadError(
                 f"{self.name} has {kind} {language.model_type!r} language model; vtprune knows {known}."
             )
+
+    def prompt(
+        self,
+        ids: Tensor,
+        visual: Tensor,
+        instruction: Tensor,
+        pixels: Any,
+        segments: tuple[Segment, ...],
+        images: Sequence[Image.Image],
+        question: str,
+        positions: Tensor | None = None,
+        slots: Tensor | None = None,
+    ) -> Prompt:
+        """A Prompt of these parts, brought to the device. positions: None counts the tokens."""
+        positions = torch.arange(len(ids)) if positions is None else positions
+        return Prompt(
+            ids=ids.to(self.device),
+            positions=positions.to(self.device),
+            next_position=int(positions.max()) + 1,
+            visual=visual.to(self.device),
+            instruction=instruction.to(self.device),
+            pixels=pixels.to(self.device),
+            segments=segments,
+            images=tuple(images),
+            question=question,
+            slots=None if slots is None else slots.to(self.device),
+        )
 
     @torch.inference_mode()
     def embed(self, ids: Tensor) -> Tensor:

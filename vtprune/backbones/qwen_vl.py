@@ -74,17 +74,7 @@ class QwenVL(Pretrained):
         visual = (ids == self.config.image_token_id).nonzero().flatten()
         positions = _positions(len(ids), visual, segments)
         pixels = self.processor.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
-        return Prompt(
-            ids=ids.to(self.device),
-            positions=positions.to(self.device),
-            next_position=int(positions.max()) + 1,
-            visual=visual.to(self.device),
-            instruction=instruction.to(self.device),
-            pixels=pixels.to(self.device),
-            segments=segments,
-            images=tuple(images),
-            question=question,
-        )
+        return self.prompt(ids, visual, instruction, pixels, segments, images, question, positions)
 
     def _template(self, images: int, question: str) -> str:
         if self.processor.chat_template:
@@ -123,12 +113,11 @@ class QwenVL(Pretrained):
         with self._inputs_of(frozenset(read.values())) as seen:
             output = self._tower(prompt.pixels.to(self.dtype), grid_thw=grids.to(self.device))
         features = output.pooler_output
-        places = self._places(prompt.segments)
         signals: dict[str, Tensor] = {}
         for need, i in read.items():
             maker = self._keys if need == "keys" else self._received
             patches = maker(self._tower.blocks[i], *seen[i], prompt.segments).to(self.device)
-            signals[need] = patches.unflatten(0, (-1, merge**2)).mean(1)[places]
+            signals[need] = patches.unflatten(0, (-1, merge**2)).mean(1)[self._places(prompt.segments)]
         if "vision_features" in needs:
             signals["vision_features"] = features.float()
         if "text" in needs:

@@ -83,17 +83,8 @@ class SmolVLM(TowerBackbone):
         pixels = self.processor.image_processor([list(images)], return_tensors="pt")["pixel_values"][0]
         if len(pixels) != len(segments):
             raise ValueError(f"the image processor of {self.name} cuts pictures by a rule vtprune lacks.")
-        return Prompt(
-            ids=ids.to(self.device),
-            positions=torch.arange(len(ids), device=self.device),
-            next_position=len(ids),
-            visual=(ids == self.config.image_token_id).nonzero().flatten().to(self.device),
-            instruction=instruction.to(self.device),
-            pixels=pixels.to(self.device),
-            segments=segments,
-            images=tuple(images),
-            question=question,
-        )
+        visual = (ids == self.config.image_token_id).nonzero().flatten()
+        return self.prompt(ids, visual, instruction, pixels, segments, images, question)
 
     def _template(self, images: int, question: str) -> str:
         if self.processor.chat_template:
